@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The only structs and enums that the BPF programs share with Python
+ * (src/anyport/kernel/abi.py; tests/abi compares the two through BTF).
+ *
+ * Addresses are always 16 bytes, IPv4 as v4-mapped IPv6 (::ffff:a.b.c.d), in
+ * network order: one layout serves both families. Ports are in host order
+ * wherever they are an index or shown to Python. The wildcard of IPv4 is
+ * ::ffff:0.0.0.0; `::` is IPv6's.
+ */
+#ifndef ANYPORT_ABI_H
+#define ANYPORT_ABI_H
+
+#include <linux/types.h>
+
+#define MAX_VIPS	16   /* rows of every per-VIP array */
+#define MAX_HOSTS	64   /* bits of a host mask; 0..63 are host slots */
+#define MAX_SELECTIONS	512  /* distinct target sets with a table of their own */
+#define SELECTION_SLOTS 4093 /* prime, for Maglev */
+#define PORTS		65536
+#define PORT_WORDS	(PORTS / 64)
+#define COMM_LENGTH	16
+
+struct address {
+	__u32 words[4]; /* network order */
+};
+
+/* An index, not an IP protocol number: half a row of the per-VIP arrays each. */
+enum protocol {
+	TCP = 0,
+	UDP = 1,
+	PROTOCOLS = 2,
+};
+
+/* ---- listen.bpf.c: every host ---- */
+
+enum definition_flags {
+	DEFINITION_ENUMERATED = 1,
+};
+
+/* definitions: VIP -> what the distributor published for it (R1). */
+struct definition {
+	__u32 index; /* row of this VIP in port_words and pools */
+	__u32 flags;
+};
+
+/*
+ * port_words[(index * PROTOCOLS + protocol) * PORT_WORDS + port / 64]:
+ * one bit a port in each word.
+ */
+struct port_word {
+	__u64 enumerated; /* R3 */
+	__u64 leased;	  /* inside a block of any host */
+	__u64 own;	  /* inside a block of this host */
+};
+
+enum socket_flags {
+	SOCKET_V6ONLY = 1, /* takes no IPv4: never counts for an IPv4 VIP */
+};
+
+/* sockets: socket cookie -> a socket that listens (TCP) or is bound (UDP). */
+struct listening_socket {
+	struct address address; /* as bound: the VIP, or a wildcard */
+	__u32 uid;
+	__u32 pid; /* 0: not known (the socket is older than anyport) */
+	__u16 port;
+	__u8 protocol; /* enum protocol */
+	__u8 flags;    /* enum socket_flags */
+	char comm[COMM_LENGTH];
+};
+
+/* bound: how many sockets listen on exactly this address and port. */
+struct endpoint {
+	struct address address;
+	__u16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* handed: socket cookie -> the block port that bind(VIP, 0) gave it. */
+struct handed_port {
+	struct address vip;
+	__u64 since_ns; /* CLOCK_BOOTTIME */
+	__u16 port;
+	__u8 protocol;
+	__u8 bound; /* post_bind has confirmed it */
+	__u32 pad;
+};
+
+/* settings: one entry. */
+struct settings {
+	__u64 handout_deadline_ns; /* CLOCK_BOOTTIME; later binds get EADDRINUSE */
+};
+
+enum event_kind {
+	EVENT_OPENED = 1,    /* a socket began to listen */
+	EVENT_CLOSED = 2,    /* and stopped */
+	EVENT_HANDED = 3,    /* a block port was handed out */
+	EVENT_FREED = 4,     /* its socket is gone: it rests now */
+	EVENT_EXHAUSTED = 5, /* bind(VIP, 0) found no free block port */
+};
+
+struct event {
+	__u64 cookie;
+	__u32 kind; /* enum event_kind */
+	__u32 pad;
+	struct listening_socket socket; /* HANDED, FREED, EXHAUSTED: address, port, protocol */
+};
+
+enum reconcile_operation {
+	RECONCILE_OPENED = 1, /* as if the socket had been seen to listen */
+	RECONCILE_CLOSED = 2, /* as if it had been seen to stop */
+	RECONCILE_FREED = 3,  /* forget a handed port whose socket is gone */
+};
+
+/* Argument of the `reconcile` program (SEC("syscall")). */
+struct reconcile_request {
+	__u64 cookie;
+	__u32 operation; /* enum reconcile_operation */
+	__u32 pad;
+	struct listening_socket socket; /* OPENED */
+};
+
+enum listen_counter {
+	LISTEN_OPENED,
+	LISTEN_CLOSED,
+	LISTEN_EVENTS_LOST,  /* ring buffer full: Python must reconcile */
+	LISTEN_SOCKETS_FULL, /* sockets map full: Python must reconcile */
+	LISTEN_PORTS_HANDED,
+	LISTEN_PORTS_EXHAUSTED,
+	LISTEN_BINDS_REFUSED, /* explicit bind inside a leased block */
+	LISTEN_LEAKS_REFUSED, /* sk_lookup: the VIP has no listener that counts there */
+	LISTEN_COUNTERS,
+};
+
+/* ---- distribute.bpf.c: the distributor ---- */
+
+/* vips: VIP -> this host distributes it. */
+struct vip {
+	__u32 index; /* row in routes, fenced */
+	__u8 mac[6]; /* answers ARP with it */
+	__u16 pad;
+};
+
+enum route_kind {
+	ROUTE_NONE = 0,	       /* the local stack refuses (R8) */
+	ROUTE_UNIQUE = 1,      /* to slot `target`, whatever the load (R7) */
+	ROUTE_DISTRIBUTED = 2, /* selections[target] chooses (R6) */
+	ROUTE_FALLBACK = 3,    /* no table was left: highest random weight over `hosts` */
+};
+
+/* routes[vip index][protocol * PORTS + port] */
+struct route {
+	__u32 kind;
+	__u32 target; /* UNIQUE: host slot; DISTRIBUTED: selection index */
+	__u64 hosts;  /* mask of the target slots */
+};
+
+enum selection_method {
+	METHOD_HASH = 0,
+	METHOD_ROUND_ROBIN = 1,
+};
+
+/* selections: one table for all ports with the same targets. */
+struct selection {
+	__u32 method;
+	__u32 size; /* slots in use, 1..SELECTION_SLOTS */
+	__u32 next; /* round robin: the kernel counts it up */
+	__u32 pad;
+	__u16 slots[SELECTION_SLOTS]; /* host slots */
+	__u16 pad2[3];
+};
+
+enum path {
+	PATH_NONE = 0,
+	PATH_LOCAL = 1,
+	PATH_L2 = 2,
+	PATH_IPIP = 3, /* reserved */
+};
+
+/* hosts: slot -> how packets get there. */
+struct host {
+	struct address address;
+	__u32 path;
+	__u32 ifindex; /* L2: out of here */
+	__u32 weight;  /* for the fallback */
+	__u32 pad;
+};
+
+struct flow {
+	struct address client;
+	struct address vip;
+	__u16 client_port; /* host order */
+	__u16 port;	   /* host order */
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+enum connection_state {
+	CONNECTION_NEW = 0,	    /* SYN only, or first datagram */
+	CONNECTION_ESTABLISHED = 1, /* the client has sent more */
+	CONNECTION_CLOSING = 2,	    /* FIN or RST seen from the client */
+};
+
+/* connections: flow -> its target. */
+struct connection {
+	__u64 seen_ns; /* CLOCK_BOOTTIME of the last packet */
+	__u32 slot;
+	__u32 state;
+};
+
+/* Reason of each verdict; counters[verdict] counts packets. */
+enum verdict {
+	VERDICT_NOT_OURS, /* passed up: not for a VIP of this host */
+	VERDICT_ARP_REPLIED,
+	VERDICT_ARP_IGNORED,
+	VERDICT_FENCED,	     /* another host announced the VIP: passed up */
+	VERDICT_ESTABLISHED, /* known connection, to its target */
+	VERDICT_UNIQUE,
+	VERDICT_SELECTED,	/* new connection, by the selection table */
+	VERDICT_FALLBACK,	/* new connection, without a table */
+	VERDICT_HASHED,		/* not a SYN and not known: where the hash says */
+	VERDICT_NO_ROUTE,	/* passed up: the local stack refuses it */
+	VERDICT_OTHER_PROTOCOL, /* passed up: neither TCP nor UDP */
+	VERDICT_DROP_FRAGMENT,
+	VERDICT_DROP_MALFORMED,
+	VERDICT_DROP_TTL,
+	VERDICT_DROP_NO_PATH, /* the target's address is not known */
+	VERDICT_DROP_TABLE,   /* a table entry points nowhere */
+	VERDICT_COUNTERS,
+};
+
+#endif

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns of anyport. All are frozen values; none does I/O."""
+
+from anyport.model.cluster import Candidacy, Cluster, Distributing
+from anyport.model.definition import ANY, Definition, Method, PortSet, Ports
+from anyport.model.host import Host, HostState
+from anyport.model.listener import Listener, ListenerKey, Notification, Socket
+from anyport.model.port_block import Claim, PortBlock
+from anyport.model.protocol import Protocol
+from anyport.model.route import Distributed, PortKey, Route, Target, Unique
+
+__all__ = [
+    "ANY",
+    "Candidacy",
+    "Claim",
+    "Cluster",
+    "Definition",
+    "Distributed",
+    "Distributing",
+    "Host",
+    "HostState",
+    "Listener",
+    "ListenerKey",
+    "Method",
+    "Notification",
+    "PortBlock",
+    "PortKey",
+    "PortSet",
+    "Ports",
+    "Protocol",
+    "Route",
+    "Socket",
+    "Target",
+    "Unique",
+]

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from anyport.model.definition import Address, Definition
+from anyport.model.host import Host
+from anyport.model.listener import Listener
+from anyport.model.port_block import Claim, PortBlock
+from anyport.model.route import PortKey
+
+
+@dataclass(frozen=True, slots=True)
+class Candidacy:
+    """A host's wish to distribute `vip`. Lowest rank, then lowest create_revision, is elected."""
+
+    vip: Address
+    host: str
+    rank: int
+    create_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Distributing:
+    """What the distributor of a VIP publishes (R1).
+
+    `term` grows with each tenure. `definition` is the effective one.
+    `programmed_revision`: every claim with a create_revision at or below it is
+    routed to its owner, so its ports may be handed out (R7).
+    """
+
+    host: str
+    term: int
+    definition: Definition
+    programmed_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the registry says at `revision`, parsed.
+
+    The mappings are views: the registry's mirror, the only writer, updates
+    them between decisions, never during one (decisions do not await).
+    `listeners` is by VIP, then port, then host.
+    """
+
+    revision: int
+    definitions: Mapping[Address, Definition]
+    hosts: Mapping[str, Host]
+    listeners: Mapping[Address, Mapping[PortKey, Mapping[str, Listener]]]
+    claims: Mapping[tuple[str, PortBlock], Claim]
+    candidacies: Mapping[tuple[Address, str], Candidacy]
+    distributing: Mapping[tuple[Address, str], Distributing]

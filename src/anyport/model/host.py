@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from anyport.model.definition import Address
+
+
+class HostState(enum.Enum):
+    ACTIVE = "active"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One Linux machine of the cluster, as it describes itself in the registry.
+
+    `since`: Unix time (s) at which its daemon joined. `heartbeat` counts up
+    while the daemon lives; `pid` and `boot` tell two daemons of one name apart.
+    """
+
+    name: str
+    address: Address
+    weight: int = 100
+    state: HostState = HostState.ACTIVE
+    since: float = 0.0
+    heartbeat: int = 0
+    instance: str = ""
