@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the distributor's maps, and the commands that write them.
+
+The numbers are those of bpf/abi.h; tests/abi compares the two. They stand
+here because decisions are made in them and `decide` imports no kernel code.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from anyport.model import Method, PortKey
+from anyport.model.definition import Address
+
+MAX_VIPS = 16
+MAX_HOSTS = 64
+MAX_SELECTIONS = 512
+SELECTION_SLOTS = 4093
+"""Prime, as Maglev needs."""
+
+
+class RouteKind(enum.IntEnum):
+    NONE = 0
+    UNIQUE = 1
+    DISTRIBUTED = 2
+    FALLBACK = 3
+
+
+class Path(enum.IntEnum):
+    """How packets get from the distributor to a target."""
+
+    NONE = 0
+    LOCAL = 1
+    L2 = 2
+    IPIP = 3
+
+
+METHOD_NUMBERS: Mapping[Method, int] = {Method.HASH: 0, Method.ROUND_ROBIN: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRow:
+    """`kind` is a RouteKind. `target`: host slot (UNIQUE) or selection index (DISTRIBUTED).
+
+    `hosts` is the mask of the target slots; it is set in every row but NONE's.
+    """
+
+    kind: int
+    target: int = 0
+    hosts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """`path` is a Path; `ifindex` 0 where the path needs none; `weight` serves the fallback."""
+
+    address: Address
+    path: int
+    ifindex: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionRow:
+    """`method` is one of METHOD_NUMBERS; `slots` 1..SELECTION_SLOTS host slots."""
+
+    method: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetHost:
+    slot: int
+    row: HostRow
+
+
+@dataclass(frozen=True, slots=True)
+class SetSelection:
+    index: int
+    row: SelectionRow
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoutes:
+    """Rows may be written in any order, each at once."""
+
+    vip_index: int
+    rows: Mapping[PortKey, RouteRow]
+
+
+Command = SetHost | SetSelection | SetRoutes
