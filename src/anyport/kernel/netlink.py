@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interfaces and addresses of this network namespace, and announcing a VIP on the LAN.
+
+The VIP is a /32 (IPv6: /128) on `lo`: every host accepts its packets, and none
+answers ARP for it from there (see kernel.sysctl); rtnetlink(7), packet(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address
+from typing import Any
+
+from pyroute2.iproute.linux import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from anyport.errors import KernelError
+from anyport.model.definition import Address
+
+_LO = 1  # loopback is the first interface of every network namespace
+_BROADCAST = b"\xff" * 6
+_ETH_P_ARP = 0x0806
+_REQUEST, _REPLY = 1, 2  # RFC 826, ar$op
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """`mac` is its 6 bytes; `addresses` are those set on it, without their prefixes."""
+
+    name: str
+    index: int
+    mac: bytes
+    addresses: frozenset[Address]
+
+
+async def interface(name: str) -> Interface:
+    """Raises KernelError (ENODEV) that lists the interfaces there are."""
+    async with _netlink(f"interface {name}") as netlink:
+        links = {link.get("ifname"): link async for link in await netlink.link("dump")}
+        if name not in links:
+            raise KernelError(f"interface {name!r}; there are {_words(links)}", errno.ENODEV)
+        index = links[name]["index"]
+        found = [_address(a) async for a in await netlink.addr("dump", index=index)]
+    mac = bytes.fromhex((links[name].get("address") or "").replace(":", ""))
+    return Interface(name, index, mac, frozenset(found))
+
+
+async def add_vip(vip: Address) -> bool:
+    """Puts the VIP on `lo`. False: it was there, and is adopted. Raises KernelError."""
+    return await _change("add", vip, settled=errno.EEXIST)
+
+
+async def delete_vip(vip: Address) -> bool:
+    """Takes the VIP off `lo`, which ends its connections. False: it was absent."""
+    return await _change("del", vip, settled=errno.EADDRNOTAVAIL)
+
+
+async def vips_on_lo() -> frozenset[Address]:
+    """Every single address (/32, /128) on `lo` but the loopback ones."""
+    async with _netlink("addresses of lo") as netlink:
+        entries = [a async for a in await netlink.addr("dump", index=_LO)]
+    singles = [a for a in map(_single, entries) if a is not None]
+    return frozenset(a for a in singles if not a.is_loopback)
+
+
+async def address_owner(address: Address) -> str | None:
+    """The interface that has `address`; None if none does. `lo` only if no other has it too."""
+    async with _netlink(f"owner of {address}") as netlink:
+        owners = {a["index"] async for a in await netlink.addr("dump") if _address(a) == address}
+        if not owners:
+            return None
+        [link] = await netlink.link("get", index=max(owners))  # `lo` has the lowest index
+    return str(link.get("ifname"))
+
+
+def announce(vip: IPv4Address, interface: Interface) -> None:
+    """One gratuitous ARP in each form: the VIP is at this interface from now on.
+
+    RFC 5227 2.3 announces with a request; some neighbours update their cache
+    only on a reply, so that goes out too. Say it again some times: nothing
+    confirms it. Raises KernelError.
+    """
+    try:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind((interface.name, 0))
+            for operation, target in ((_REQUEST, bytes(6)), (_REPLY, interface.mac)):
+                wire.send(_arp(operation, interface.mac, vip, target))
+    except OSError as error:
+        raise KernelError(f"announcing {vip} on {interface.name}", error.errno or 0) from None
+
+
+def _arp(operation: int, mac: bytes, vip: IPv4Address, target_mac: bytes) -> bytes:
+    """An Ethernet broadcast whose sender and target protocol addresses are both the VIP."""
+    ethernet = _BROADCAST + mac + struct.pack("!H", _ETH_P_ARP)
+    fixed = struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation)  # Ethernet, IPv4 and their lengths
+    return ethernet + fixed + mac + vip.packed + target_mac + vip.packed
+
+
+@contextlib.asynccontextmanager
+async def _netlink(what: str) -> AsyncIterator[Any]:
+    """A netlink socket; what the kernel refuses within becomes a KernelError."""
+    try:
+        async with AsyncIPRoute() as netlink:  # type: ignore[no-untyped-call]
+            yield netlink
+    except NetlinkError as error:
+        raise KernelError(what, error.code) from None
+
+
+async def _change(command: str, vip: Address, settled: int) -> bool:
+    try:
+        async with _netlink(f"{command} {vip} on lo") as netlink:
+            await netlink.addr(command, index=_LO, address=str(vip), prefixlen=vip.max_prefixlen)
+    except KernelError as error:
+        if error.errno != settled:
+            raise
+        return False
+    return True
+
+
+def _address(entry: Any) -> Address:
+    """IFA_LOCAL where there is one: IFA_ADDRESS is then the peer's."""
+    return ip_address(entry.get("local") or entry.get("address"))
+
+
+def _single(entry: Any) -> Address | None:
+    address = _address(entry)
+    return address if entry["prefixlen"] == address.max_prefixlen else None
+
+
+def _words(names: Any) -> str:
+    return ", ".join(sorted(map(str, names)))

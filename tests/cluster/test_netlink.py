@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kernel.netlink and kernel.sysctl, each test in a network namespace of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from anyport.errors import KernelError
+from anyport.kernel import netlink, sysctl
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+VIP = IPv4Address("198.51.100.7")
+Result = TypeVar("Result")
+
+
+def in_new_namespace(body: Callable[[], Result]) -> Result:
+    """A thread may unshare on its own; its namespace goes with it."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            assert ctypes.CDLL(None, use_errno=True).unshare(0x40000000) == 0  # CLONE_NEWNET
+            future.set_result(body())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return future.result()
+
+
+def awaited(body: Callable[[], Awaitable[Result]]) -> Result:
+    async def run() -> Result:
+        return await body()
+
+    return in_new_namespace(lambda: asyncio.run(run()))
+
+
+def ip(command: str) -> None:
+    subprocess.run(["ip", *command.split()], check=True)
+
+
+def test_vip_is_added_once_and_deleted_once() -> None:
+    async def body() -> None:
+        assert await netlink.add_vip(VIP) is True
+        assert await netlink.add_vip(VIP) is False
+        assert await netlink.vips_on_lo() == {VIP}
+        assert await netlink.delete_vip(VIP) is True
+        assert await netlink.delete_vip(VIP) is False
+        assert await netlink.vips_on_lo() == set()
+
+    awaited(body)
+
+
+def test_a_wider_prefix_and_loopback_are_no_vips() -> None:
+    async def body() -> None:
+        ip("link set lo up")
+        ip("addr add 127.0.0.7/32 dev lo")
+        ip("addr add 198.51.100.1/24 dev lo")
+        assert await netlink.vips_on_lo() == set()
+
+    awaited(body)
+
+
+def test_interface_gives_index_mac_and_addresses() -> None:
+    async def body() -> None:
+        ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
+        ip("addr add 10.0.0.1/24 dev lan0")
+        found = await netlink.interface("lan0")
+        assert found.mac == bytes.fromhex("020000000001")
+        assert found.index == socket.if_nametoindex("lan0")
+        assert found.addresses == {IPv4Address("10.0.0.1")}
+
+    awaited(body)
+
+
+def test_absent_interface_is_refused_with_those_there_are() -> None:
+    with pytest.raises(KernelError, match=r"interface 'eth9'; there are lo") as caught:
+        awaited(lambda: netlink.interface("eth9"))
+    assert caught.value.errno == errno.ENODEV
+
+
+def test_owner_of_an_address() -> None:
+    async def body() -> None:
+        ip("link add lan0 type veth peer name other")
+        assert await netlink.address_owner(VIP) is None
+        await netlink.add_vip(VIP)
+        assert await netlink.address_owner(VIP) == "lo"
+        ip(f"addr add {VIP}/24 dev lan0")
+        assert await netlink.address_owner(VIP) == "lan0"
+
+    awaited(body)
+
+
+def test_announcement_reaches_the_wire_in_both_forms() -> None:
+    async def body() -> list[bytes]:
+        ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
+        ip("link set lan0 up")
+        ip("link set other up")
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as wire:
+            wire.bind(("other", 0x0806))
+            wire.settimeout(5)
+            netlink.announce(VIP, await netlink.interface("lan0"))
+            return [wire.recv(100), wire.recv(100)]
+
+    mac, vip = bytes.fromhex("020000000001"), VIP.packed
+    head = b"\xff" * 6 + mac + bytes.fromhex("0806 0001 0800 06 04")
+    assert awaited(body) == [
+        head + b"\x00\x01" + mac + vip + bytes(6) + vip,
+        head + b"\x00\x02" + mac + vip + mac + vip,
+    ]
+
+
+def test_sysctls_are_set_and_restored() -> None:
+    def body() -> None:
+        before = {name: sysctl.read(name) for name, _, _ in sysctl.wanted("lo")}
+        replaced = sysctl.set_sysctls("lo")
+        assert sysctl.read("ipv4/conf/all/arp_ignore") == "1"
+        assert sysctl.read("ipv4/conf/lo/arp_announce") == "2"
+        assert sysctl.read("mptcp/allow_join_initial_addr_port") in (None, "0")
+        assert sysctl.set_sysctls("lo") == {}
+        sysctl.restore_sysctls(replaced | {"ipv4/conf/gone0/arp_ignore": "0"})
+        assert {name: sysctl.read(name) for name in before} == before
+
+    in_new_namespace(body)
+
+
+def test_a_stricter_arp_setting_is_left_alone() -> None:
+    def body() -> None:
+        Path("/proc/sys/net/ipv4/conf/all/arp_ignore").write_text("2")
+        assert "ipv4/conf/all/arp_ignore" not in sysctl.set_sysctls("lo")
+        assert sysctl.read("ipv4/conf/all/arp_ignore") == "2"
+
+    in_new_namespace(body)
+
+
+RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+
+
+def test_reserved_ports_of_others_stay(tmp_path: Path) -> None:
+    def body() -> None:
+        RESERVED.write_text("8080,9000-9010")
+        reserved = sysctl.ReservedPorts(tmp_path / "reserved")
+        reserved.reserve([(9005, 9020)])
+        assert RESERVED.read_text().strip() == "8080,9000-9020"
+        sysctl.ReservedPorts(tmp_path / "reserved").reserve([(40000, 40001)])
+        assert RESERVED.read_text().strip() == "8080,9000-9010,40000-40001"
+        reserved.restore()
+        assert RESERVED.read_text().strip() == "8080,9000-9010"
+
+    in_new_namespace(body)
+
+
+def test_reservations_of_an_earlier_boot_are_not_ours(tmp_path: Path) -> None:
+    def body() -> None:
+        memory = tmp_path / "reserved"
+        memory.write_text('{"boot": "another", "ports": "8080"}')
+        RESERVED.write_text("8080")
+        sysctl.ReservedPorts(memory).restore()
+        assert RESERVED.read_text().strip() == "8080"
+
+    in_new_namespace(body)
+
+
+def test_a_list_longer_than_a_page_is_reserved_whole(tmp_path: Path) -> None:
+    def body() -> None:
+        ranges = [(port, port) for port in range(1025, 65535, 2)]
+        reserved = sysctl.ReservedPorts(tmp_path / "reserved")
+        reserved.reserve(ranges)
+        assert (sysctl.read("ipv4/ip_local_reserved_ports") or "").count(",") == len(ranges) - 1
+        reserved.restore()
+        assert sysctl.read("ipv4/ip_local_reserved_ports") == ""
+
+    in_new_namespace(body)
