@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who distributes a VIP, and under which term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from anyport.model import Candidacy, Definition, Distributing, Host, HostState
+
+
+def elect(
+    definition: Definition,
+    candidacies: Iterable[Candidacy],
+    hosts: Mapping[str, Host],
+    distributing: Iterable[Distributing],
+) -> str | None:
+    """The host that distributes `definition.vip`; None: nobody may.
+
+    Candidates are hosts that the definition allows and that are active. A
+    host that distributes already stays (no preemption: a takeover costs
+    connections and wins nothing); of two such, the one with the highest term,
+    for it was elected by who no longer saw the other. Else the lowest rank,
+    then the oldest candidacy. Entries of other VIPs are passed over.
+    """
+    candidates = {
+        c.host: c
+        for c in candidacies
+        if c.vip == definition.vip and definition.allows(c.host) and is_active(hosts.get(c.host))
+    }
+    incumbents = [
+        d for d in distributing if d.definition.vip == definition.vip and d.host in candidates
+    ]
+    if incumbents:
+        return min(incumbents, key=lambda d: (-d.term, _age(candidates[d.host]))).host
+    if not candidates:
+        return None
+    return min(candidates.values(), key=lambda c: (c.rank, *_age(c))).host
+
+
+def next_term(known_terms: Iterable[int], revision: int) -> int:
+    """The term of a new tenure: above every term seen, and at least the registry's `revision`.
+
+    The revision makes it grow even where the earlier terms were deleted with
+    their hosts' leases.
+    """
+    return max(revision, max(known_terms, default=0) + 1)
+
+
+def is_active(host: Host | None) -> bool:
+    return host is not None and host.state is HostState.ACTIVE
+
+
+def _age(candidacy: Candidacy) -> tuple[int, str]:
+    return candidacy.create_revision, candidacy.host
