@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import enum
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -50,7 +51,10 @@ class PortSet:
         return self.tcp if protocol is Protocol.TCP else self.udp
 
     def contains(self, protocol: Protocol, port: int) -> bool:
-        return any(first <= port <= last for first, last in self.ranges(protocol))
+        """Asked per socket and port: a walk would make thousands of ranges cost seconds."""
+        ranges = self.ranges(protocol)
+        place = bisect_right(ranges, port, key=_first_port) - 1
+        return place >= 0 and port <= ranges[place][1]
 
     def overlaps(self, first: int, last: int) -> bool:
         """Whether a port of first..last is enumerated, for either protocol."""
@@ -126,6 +130,10 @@ def _merge(ranges: Iterable[Range]) -> tuple[Range, ...]:
         else:
             merged.append((first, last))
     return tuple(merged)
+
+
+def _first_port(r: Range) -> int:
+    return r[0]
 
 
 def _range_word(r: Range) -> str:
