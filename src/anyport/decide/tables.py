@@ -204,11 +204,9 @@ class _Plan:
 
     def _target_set(self, method: Method, route: Distributed) -> TargetSet | None:
         """None if no target has a slot."""
-        placed = [
-            (t, slot) for t in route.targets if (slot := self._tables.slot(t.host)) is not None
-        ]
-        targets: tuple[Target, ...] = tuple(target for target, _ in placed)
-        return TargetSet(method, targets, tuple(slot for _, slot in placed)) if placed else None
+        slots = {target: self._tables.slot(target.host) for target in route.targets}
+        placed = {target: slot for target, slot in slots.items() if slot is not None}
+        return TargetSet(method, tuple(placed), tuple(placed.values())) if placed else None
 
     def _enter(self, vip_index: int, key: PortKey, drafted: Drafted) -> None:
         row, waits_for = drafted

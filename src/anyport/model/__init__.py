@@ -2,7 +2,7 @@
 """The nouns of anyport. All are frozen values; none does I/O."""
 
 from anyport.model.cluster import Candidacy, Cluster, Distributing
-from anyport.model.definition import ANY, Definition, Method, PortSet, Ports
+from anyport.model.definition import ANY, Definition, Method, Ports, PortSet
 from anyport.model.host import Host, HostState
 from anyport.model.listener import Listener, ListenerKey, Notification, Socket
 from anyport.model.port_block import Claim, PortBlock
