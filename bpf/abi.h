@@ -20,6 +20,7 @@
 #define PORTS		65536
 #define PORT_WORDS	(PORTS / 64)
 #define COMM_LENGTH	16
+#define TRIAL_MARK	0x616e7970 /* SO_MARK of the agent's trial binds: refused and seen by nothing */
 
 struct address {
 	__u32 words[4]; /* network order */
@@ -113,6 +114,13 @@ enum reconcile_operation {
 	RECONCILE_FREED = 3,  /* forget a handed port whose socket is gone */
 };
 
+/* What the `reconcile` program returns. */
+enum reconcile_result {
+	RECONCILE_UNCHANGED = 0,
+	RECONCILE_RECORDED = 1,
+	RECONCILE_REMOVED = 2, /* OPENED too, if no definition concerns the socket any more */
+};
+
 /* Argument of the `reconcile` program (SEC("syscall")). */
 struct reconcile_request {
 	__u64 cookie;
@@ -171,7 +179,7 @@ struct selection {
 	__u16 pad2[3];
 };
 
-enum path {
+enum path_kind {
 	PATH_NONE = 0,
 	PATH_LOCAL = 1,
 	PATH_L2 = 2,
@@ -181,7 +189,7 @@ enum path {
 /* hosts: slot -> how packets get there. */
 struct host {
 	struct address address;
-	__u32 path;
+	__u32 path; /* enum path_kind */
 	__u32 ifindex; /* L2: out of here */
 	__u32 weight;  /* for the fallback */
 	__u32 pad;

@@ -8,9 +8,47 @@
 
 #define RELOCATED __attribute__((preserve_access_index))
 
+struct counter64 {
+	long long counter;
+} RELOCATED;
+
 struct sock_common {
 	unsigned char skc_ipv6only : 1;
 	volatile unsigned char skc_state;
+	struct counter64 skc_cookie;
+} RELOCATED;
+
+struct sock {
+	struct sock_common __sk_common;
+	unsigned char sk_userlocks : 4; /* a bit-field before 6.2 or so, a byte since */
+} RELOCATED;
+
+struct inet_sock {
+	struct sock sk;
+} RELOCATED;
+
+struct udp_sock {
+	struct inet_sock inet;
+} RELOCATED;
+
+struct mptcp_sock {
+	struct sock *first; /* its first subflow; of a listener, the one that listens */
+} RELOCATED;
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+} RELOCATED;
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+} RELOCATED;
+
+struct bpf_iter__udp {
+	struct bpf_iter_meta *meta;
+	struct udp_sock *udp_sk;
 } RELOCATED;
 
 struct kernel_uid {
