@@ -19,12 +19,18 @@ from typing import TypeVar
 import pytest
 
 from anyport.errors import KernelError
-from anyport.kernel import netlink, sysctl
+from anyport.kernel import sysctl
+from anyport.kernel.netlink import Netlink
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 VIP = IPv4Address("198.51.100.7")
 Result = TypeVar("Result")
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Netlink:
+    return Netlink(tmp_path)
 
 
 def in_new_namespace(body: Callable[[], Result]) -> Result:
@@ -55,33 +61,33 @@ def ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True)
 
 
-def test_vip_is_added_once_and_deleted_once() -> None:
+def test_vip_is_added_once_and_deleted_once(network: Netlink) -> None:
     async def body() -> None:
-        assert await netlink.add_vip(VIP) is True
-        assert await netlink.add_vip(VIP) is False
-        assert await netlink.vips_on_lo() == {VIP}
-        assert await netlink.delete_vip(VIP) is True
-        assert await netlink.delete_vip(VIP) is False
-        assert await netlink.vips_on_lo() == set()
+        assert await network.add_vip(VIP) is True
+        assert await network.add_vip(VIP) is False
+        assert await network.vips_on_lo() == {VIP}
+        assert await network.delete_vip(VIP) is True
+        assert await network.delete_vip(VIP) is False
+        assert await network.vips_on_lo() == set()
 
     awaited(body)
 
 
-def test_a_wider_prefix_and_loopback_are_no_vips() -> None:
+def test_a_wider_prefix_and_loopback_are_no_vips(network: Netlink) -> None:
     async def body() -> None:
         ip("link set lo up")
         ip("addr add 127.0.0.7/32 dev lo")
         ip("addr add 198.51.100.1/24 dev lo")
-        assert await netlink.vips_on_lo() == set()
+        assert await network.vips_on_lo() == set()
 
     awaited(body)
 
 
-def test_interface_gives_index_mac_and_addresses() -> None:
+def test_interface_gives_index_mac_and_addresses(network: Netlink) -> None:
     async def body() -> None:
         ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
         ip("addr add 10.0.0.1/24 dev lan0")
-        found = await netlink.interface("lan0")
+        found = await network.interface("lan0")
         assert found.mac == bytes.fromhex("020000000001")
         assert found.index == socket.if_nametoindex("lan0")
         assert found.addresses == {IPv4Address("10.0.0.1")}
@@ -89,25 +95,25 @@ def test_interface_gives_index_mac_and_addresses() -> None:
     awaited(body)
 
 
-def test_absent_interface_is_refused_with_those_there_are() -> None:
+def test_absent_interface_is_refused_with_those_there_are(network: Netlink) -> None:
     with pytest.raises(KernelError, match=r"interface 'eth9'; there are lo") as caught:
-        awaited(lambda: netlink.interface("eth9"))
+        awaited(lambda: network.interface("eth9"))
     assert caught.value.errno == errno.ENODEV
 
 
-def test_owner_of_an_address() -> None:
+def test_owner_of_an_address(network: Netlink) -> None:
     async def body() -> None:
         ip("link add lan0 type veth peer name other")
-        assert await netlink.address_owner(VIP) is None
-        await netlink.add_vip(VIP)
-        assert await netlink.address_owner(VIP) == "lo"
+        assert await network.address_owner(VIP) is None
+        await network.add_vip(VIP)
+        assert await network.address_owner(VIP) == "lo"
         ip(f"addr add {VIP}/24 dev lan0")
-        assert await netlink.address_owner(VIP) == "lan0"
+        assert await network.address_owner(VIP) == "lan0"
 
     awaited(body)
 
 
-def test_announcement_reaches_the_wire_in_both_forms() -> None:
+def test_announcement_reaches_the_wire_in_both_forms(network: Netlink) -> None:
     async def body() -> list[bytes]:
         ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
         ip("link set lan0 up")
@@ -115,7 +121,7 @@ def test_announcement_reaches_the_wire_in_both_forms() -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as wire:
             wire.bind(("other", 0x0806))
             wire.settimeout(5)
-            netlink.announce(VIP, await netlink.interface("lan0"))
+            network.announce(VIP, await network.interface("lan0"))
             return [wire.recv(100), wire.recv(100)]
 
     mac, vip = bytes.fromhex("020000000001"), VIP.packed
@@ -160,7 +166,7 @@ def test_reserved_ports_of_others_stay(tmp_path: Path) -> None:
         assert RESERVED.read_text().strip() == "8080,9000-9020"
         sysctl.ReservedPorts(tmp_path / "reserved").reserve([(40000, 40001)])
         assert RESERVED.read_text().strip() == "8080,9000-9010,40000-40001"
-        reserved.restore()
+        reserved.reserve([])
         assert RESERVED.read_text().strip() == "8080,9000-9010"
 
     in_new_namespace(body)
@@ -171,7 +177,7 @@ def test_reservations_of_an_earlier_boot_are_not_ours(tmp_path: Path) -> None:
         memory = tmp_path / "reserved"
         memory.write_text('{"boot": "another", "ports": "8080"}')
         RESERVED.write_text("8080")
-        sysctl.ReservedPorts(memory).restore()
+        sysctl.ReservedPorts(memory).reserve([])
         assert RESERVED.read_text().strip() == "8080"
 
     in_new_namespace(body)
@@ -183,7 +189,7 @@ def test_a_list_longer_than_a_page_is_reserved_whole(tmp_path: Path) -> None:
         reserved = sysctl.ReservedPorts(tmp_path / "reserved")
         reserved.reserve(ranges)
         assert (sysctl.read("ipv4/ip_local_reserved_ports") or "").count(",") == len(ranges) - 1
-        reserved.restore()
+        reserved.reserve([])
         assert sysctl.read("ipv4/ip_local_reserved_ports") == ""
 
     in_new_namespace(body)

@@ -89,7 +89,7 @@ class ReservedPorts:
         self._memory = memory
 
     def reserve(self, ranges: Iterable[Range]) -> None:
-        """Our share becomes exactly `ranges` (inclusive), less what others reserved."""
+        """Our share becomes `ranges` (inclusive), less what others reserved; () gives it back."""
         ours = self._ours()
         current = _ports(read(_RESERVED) or "")
         others = current - ours
@@ -101,11 +101,6 @@ class ReservedPorts:
         self._remember(ours | wanted)
         _write(_RESERVED, _text(others | wanted))
         self._remember(wanted)
-
-    def restore(self) -> None:
-        """Gives our share back."""
-        self.reserve(())
-        self._memory.unlink(missing_ok=True)
 
     def _ours(self) -> set[int]:
         try:
