@@ -19,18 +19,12 @@ from typing import TypeVar
 import pytest
 
 from anyport.errors import KernelError
-from anyport.kernel import sysctl
-from anyport.kernel.netlink import Netlink
+from anyport.kernel import netlink, sysctl
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 VIP = IPv4Address("198.51.100.7")
 Result = TypeVar("Result")
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Netlink:
-    return Netlink(tmp_path)
 
 
 def in_new_namespace(body: Callable[[], Result]) -> Result:
@@ -61,33 +55,33 @@ def ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True)
 
 
-def test_vip_is_added_once_and_deleted_once(network: Netlink) -> None:
+def test_vip_is_added_once_and_deleted_once() -> None:
     async def body() -> None:
-        assert await network.add_vip(VIP) is True
-        assert await network.add_vip(VIP) is False
-        assert await network.vips_on_lo() == {VIP}
-        assert await network.delete_vip(VIP) is True
-        assert await network.delete_vip(VIP) is False
-        assert await network.vips_on_lo() == set()
+        assert await netlink.add_vip(VIP) is True
+        assert await netlink.add_vip(VIP) is False
+        assert await netlink.vips_on_lo() == {VIP}
+        assert await netlink.delete_vip(VIP) is True
+        assert await netlink.delete_vip(VIP) is False
+        assert await netlink.vips_on_lo() == set()
 
     awaited(body)
 
 
-def test_a_wider_prefix_and_loopback_are_no_vips(network: Netlink) -> None:
+def test_a_wider_prefix_and_loopback_are_no_vips() -> None:
     async def body() -> None:
         ip("link set lo up")
         ip("addr add 127.0.0.7/32 dev lo")
         ip("addr add 198.51.100.1/24 dev lo")
-        assert await network.vips_on_lo() == set()
+        assert await netlink.vips_on_lo() == set()
 
     awaited(body)
 
 
-def test_interface_gives_index_mac_and_addresses(network: Netlink) -> None:
+def test_interface_gives_index_mac_and_addresses() -> None:
     async def body() -> None:
         ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
         ip("addr add 10.0.0.1/24 dev lan0")
-        found = await network.interface("lan0")
+        found = await netlink.interface("lan0")
         assert found.mac == bytes.fromhex("020000000001")
         assert found.index == socket.if_nametoindex("lan0")
         assert found.addresses == {IPv4Address("10.0.0.1")}
@@ -95,25 +89,25 @@ def test_interface_gives_index_mac_and_addresses(network: Netlink) -> None:
     awaited(body)
 
 
-def test_absent_interface_is_refused_with_those_there_are(network: Netlink) -> None:
+def test_absent_interface_is_refused_with_those_there_are() -> None:
     with pytest.raises(KernelError, match=r"interface 'eth9'; there are lo") as caught:
-        awaited(lambda: network.interface("eth9"))
+        awaited(lambda: netlink.interface("eth9"))
     assert caught.value.errno == errno.ENODEV
 
 
-def test_owner_of_an_address(network: Netlink) -> None:
+def test_owner_of_an_address() -> None:
     async def body() -> None:
         ip("link add lan0 type veth peer name other")
-        assert await network.address_owner(VIP) is None
-        await network.add_vip(VIP)
-        assert await network.address_owner(VIP) == "lo"
+        assert await netlink.address_owner(VIP) is None
+        await netlink.add_vip(VIP)
+        assert await netlink.address_owner(VIP) == "lo"
         ip(f"addr add {VIP}/24 dev lan0")
-        assert await network.address_owner(VIP) == "lan0"
+        assert await netlink.address_owner(VIP) == "lan0"
 
     awaited(body)
 
 
-def test_announcement_reaches_the_wire_in_both_forms(network: Netlink) -> None:
+def test_announcement_reaches_the_wire_in_both_forms() -> None:
     async def body() -> list[bytes]:
         ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
         ip("link set lan0 up")
@@ -121,7 +115,7 @@ def test_announcement_reaches_the_wire_in_both_forms(network: Netlink) -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as wire:
             wire.bind(("other", 0x0806))
             wire.settimeout(5)
-            network.announce(VIP, await network.interface("lan0"))
+            netlink.announce(VIP, await netlink.interface("lan0"))
             return [wire.recv(100), wire.recv(100)]
 
     mac, vip = bytes.fromhex("020000000001"), VIP.packed

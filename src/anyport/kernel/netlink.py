@@ -11,18 +11,16 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from anyport.errors import KernelError
-from anyport.kernel import sysctl
-from anyport.model.definition import Address, Range
+from anyport.model.definition import Address
 
 _LO = 1  # loopback is the first interface of every network namespace
 _BROADCAST = b"\xff" * 6
@@ -40,69 +38,62 @@ class Interface:
     addresses: frozenset[Address]
 
 
-class Netlink:
-    """This network namespace. `state` is the directory that remembers the ports we reserved."""
+async def interface(name: str) -> Interface:
+    """Raises KernelError (ENODEV) that lists the interfaces there are."""
+    async with _netlink(f"interface {name}") as netlink:
+        links = {link.get("ifname"): link async for link in await netlink.link("dump")}
+        if name not in links:
+            raise KernelError(f"interface {name!r}; there are {_words(links)}", errno.ENODEV)
+        index = links[name]["index"]
+        found = [_address(a) async for a in await netlink.addr("dump", index=index)]
+    mac = bytes.fromhex((links[name].get("address") or "").replace(":", ""))
+    return Interface(name, index, mac, frozenset(found))
 
-    def __init__(self, state: Path) -> None:
-        self._reserved = sysctl.ReservedPorts(state / "reserved-ports.json")
 
-    async def interface(self, name: str) -> Interface:
-        """Raises KernelError (ENODEV) that lists the interfaces there are."""
-        async with _netlink(f"interface {name}") as netlink:
-            links = {link.get("ifname"): link async for link in await netlink.link("dump")}
-            if name not in links:
-                raise KernelError(f"interface {name!r}; there are {_words(links)}", errno.ENODEV)
-            index = links[name]["index"]
-            found = [_address(a) async for a in await netlink.addr("dump", index=index)]
-        mac = bytes.fromhex((links[name].get("address") or "").replace(":", ""))
-        return Interface(name, index, mac, frozenset(found))
+async def add_vip(vip: Address) -> bool:
+    """Puts the VIP on `lo`. False: it was there, and is adopted. Raises KernelError."""
+    return await _change("add", vip, settled=errno.EEXIST)
 
-    async def add_vip(self, vip: Address) -> bool:
-        """Puts the VIP on `lo`. False: it was there, and is adopted. Raises KernelError."""
-        return await _change("add", vip, settled=errno.EEXIST)
 
-    async def delete_vip(self, vip: Address) -> bool:
-        """Takes the VIP off `lo`, which ends its connections. False: it was absent."""
-        return await _change("del", vip, settled=errno.EADDRNOTAVAIL)
+async def delete_vip(vip: Address) -> bool:
+    """Takes the VIP off `lo`, which ends its connections. False: it was absent."""
+    return await _change("del", vip, settled=errno.EADDRNOTAVAIL)
 
-    async def vips_on_lo(self) -> frozenset[Address]:
-        """Every single address (/32, /128) on `lo` but the loopback ones."""
-        async with _netlink("addresses of lo") as netlink:
-            entries = [a async for a in await netlink.addr("dump", index=_LO)]
-        singles = [a for a in map(_single, entries) if a is not None]
-        return frozenset(a for a in singles if not a.is_loopback)
 
-    async def address_owner(self, address: Address) -> str | None:
-        """The interface that has `address`; None if none does. `lo` only if no other has it too."""
-        async with _netlink(f"owner of {address}") as netlink:
-            owners = {
-                a["index"] async for a in await netlink.addr("dump") if _address(a) == address
-            }
-            if not owners:
-                return None
-            [link] = await netlink.link("get", index=max(owners))  # `lo` has the lowest index
-        return str(link.get("ifname"))
+async def vips_on_lo() -> frozenset[Address]:
+    """Every single address (/32, /128) on `lo` but the loopback ones."""
+    async with _netlink("addresses of lo") as netlink:
+        entries = [a async for a in await netlink.addr("dump", index=_LO)]
+    singles = [a for a in map(_single, entries) if a is not None]
+    return frozenset(a for a in singles if not a.is_loopback)
 
-    def announce(self, vip: Address, interface: Interface) -> None:
-        """One gratuitous ARP in each form: the VIP is at this interface from now on.
 
-        RFC 5227 2.3 announces with a request; some neighbours update their cache
-        only on a reply, so that goes out too. Say it again some times: nothing
-        confirms it. Raises KernelError.
-        """
-        if vip.version != 4:
-            raise KernelError(f"announcing {vip}: IPv4 only")
-        try:
-            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-                wire.bind((interface.name, 0))
-                for operation, target in ((_REQUEST, bytes(6)), (_REPLY, interface.mac)):
-                    wire.send(_arp(operation, interface.mac, vip, target))
-        except OSError as error:
-            raise KernelError(f"announcing {vip} on {interface.name}", error.errno or 0) from None
+async def address_owner(address: Address) -> str | None:
+    """The interface that has `address`; None if none does. `lo` only if no other has it too."""
+    async with _netlink(f"owner of {address}") as netlink:
+        owners = {a["index"] async for a in await netlink.addr("dump") if _address(a) == address}
+        if not owners:
+            return None
+        [link] = await netlink.link("get", index=max(owners))  # `lo` has the lowest index
+    return str(link.get("ifname"))
 
-    async def reserve_ports(self, ranges: Iterable[Range]) -> None:
-        """Our share of ip_local_reserved_ports becomes `ranges`; () gives it back. KernelError."""
-        self._reserved.reserve(ranges)
+
+def announce(vip: Address, interface: Interface) -> None:
+    """One gratuitous ARP in each form: the VIP is at this interface from now on.
+
+    RFC 5227 2.3 announces with a request; some neighbours update their cache
+    only on a reply, so that goes out too. Say it again some times: nothing
+    confirms it. Raises KernelError.
+    """
+    if vip.version != 4:
+        raise KernelError(f"announcing {vip}: IPv4 only")
+    try:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind((interface.name, 0))
+            for operation, target in ((_REQUEST, bytes(6)), (_REPLY, interface.mac)):
+                wire.send(_arp(operation, interface.mac, vip, target))
+    except OSError as error:
+        raise KernelError(f"announcing {vip} on {interface.name}", error.errno or 0) from None
 
 
 def _arp(operation: int, mac: bytes, vip: Address, target_mac: bytes) -> bytes:
