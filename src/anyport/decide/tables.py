@@ -182,10 +182,13 @@ class _Plan:
 
     def _draft(self, method: Method, route: Route | None) -> Drafted:
         if isinstance(route, Unique):
-            slot = self._tables.slot(route.host)
-            return NO_ROUTE if slot is None else RouteRow(RouteKind.UNIQUE, slot, 1 << slot), None
+            return self._unique(route.host), None
         wanted = self._target_set(method, route) if route is not None else None
         return self._draft_distributed(wanted) if wanted else (NO_ROUTE, None)
+
+    def _unique(self, host: str) -> RouteRow:
+        slot = self._tables.slot(host)
+        return NO_ROUTE if slot is None else RouteRow(RouteKind.UNIQUE, slot, 1 << slot)
 
     def _draft_distributed(self, wanted: TargetSet) -> Drafted:
         index = self._selections.find(wanted, self._tables._sizes.slots)
