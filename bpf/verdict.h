@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What is to happen to a packet, and why: from `struct packet` and the maps to
+ * `struct decision`. No packet is read or written here; no hook is known.
+ */
+#ifndef ANYPORT_VERDICT_H
+#define ANYPORT_VERDICT_H
+
+#include "maps.h"
+#include "parse.h"
+
+#define NO_SLOT MAX_HOSTS
+
+/* Two rounds of keying: nobody outside can choose ports that all meet one target. */
+const volatile __u64 hash_key[2] = {};
+
+enum action {
+	PASS, /* to the next program and the local stack */
+	DROP,
+	ANSWER,	 /* ARP: back out of the interface it came by */
+	FORWARD, /* to `host` */
+};
+
+struct decision {
+	__u32 verdict; /* enum verdict */
+	__u32 action;  /* enum action */
+	const struct host *host;
+};
+
+static __always_inline struct decision decided(enum verdict verdict, enum action action)
+{
+	return (struct decision){.verdict = verdict, .action = action};
+}
+
+static __always_inline bool is_fenced(const struct vip *vip)
+{
+	__u32 *word = bpf_map_lookup_elem(&fenced, &vip->index);
+
+	return word && *word;
+}
+
+static __always_inline struct vip *vip_of(__be32 v4)
+{
+	struct address address;
+
+	v4_mapped(&address, v4);
+	return bpf_map_lookup_elem(&vips, &address);
+}
+
+/*
+ * Two hosts that announce one VIP each take half of every connection. Which of
+ * the two is right only the registry knows, so the one that sees the other
+ * yields at once, without its daemon; the daemon unfences if it is still elected.
+ */
+static __always_inline struct decision fence(const struct vip *vip)
+{
+	__u32 yes = 1;
+
+	bpf_map_update_elem(&fenced, &vip->index, &yes, BPF_ANY);
+	return decided(VERDICT_FENCED, PASS);
+}
+
+static __always_inline struct decision decide_arp(const struct arp_frame *arp)
+{
+	static const __u8 broadcast[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+	struct vip *announced = vip_of(arp->sender), *asked = vip_of(arp->target);
+
+	if (announced && !same_mac(arp->sender_mac, announced->mac))
+		return fence(announced);
+	if (announced)
+		return decided(VERDICT_ARP_IGNORED, PASS); /* our own gratuitous ARP */
+	if (!asked || arp->operation != bpf_htons(ARPOP_REQUEST))
+		return decided(VERDICT_NOT_OURS, PASS);
+	if (!same_mac(arp->ethernet.h_dest, asked->mac) &&
+	    !same_mac(arp->ethernet.h_dest, broadcast))
+		return decided(VERDICT_NOT_OURS, PASS);
+	/* Dropped: passed up, a kernel without arp_ignore would answer in our place. */
+	if (is_fenced(asked))
+		return decided(VERDICT_ARP_IGNORED, DROP);
+	return decided(VERDICT_ARP_REPLIED, ANSWER);
+}
+
+static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
+					       const struct packet *packet)
+{
+	struct host *host = bpf_map_lookup_elem(&hosts, &slot);
+
+	if (!host)
+		return decided(VERDICT_DROP_TABLE, DROP);
+	if (host->path == PATH_LOCAL)
+		return decided(verdict, PASS);
+	if (host->path == PATH_NONE)
+		return decided(VERDICT_DROP_NO_PATH, DROP);
+	if (host->path != PATH_L2)
+		return decided(VERDICT_DROP_TABLE, DROP);
+	if (packet->ttl <= 1)
+		return decided(VERDICT_DROP_TTL, DROP);
+	return (struct decision){.verdict = verdict, .action = FORWARD, .host = host};
+}
+
+#define ROTATE(x, n) ((x) << (n) | (x) >> (64 - (n)))
+
+static __always_inline void sip_round(__u64 v[4])
+{
+	v[0] += v[1];
+	v[2] += v[3];
+	v[1] = ROTATE(v[1], 13) ^ v[0];
+	v[3] = ROTATE(v[3], 16) ^ v[2];
+	v[0] = ROTATE(v[0], 32);
+	v[2] += v[1];
+	v[0] += v[3];
+	v[1] = ROTATE(v[1], 17) ^ v[2];
+	v[3] = ROTATE(v[3], 21) ^ v[0];
+	v[2] = ROTATE(v[2], 32);
+}
+
+/* SipHash-1-3 of the flow (Aumasson, Bernstein 2012), its 40 bytes being whole words. */
+static __always_inline __u64 hash_of(const struct flow *flow)
+{
+	const __u64 *words = (const __u64 *)flow;
+	__u64 key0 = hash_key[0], key1 = hash_key[1];
+	__u64 v[4] = {key0 ^ 0x736f6d6570736575, key1 ^ 0x646f72616e646f6d,
+		      key0 ^ 0x6c7967656e657261, key1 ^ 0x7465646279746573};
+	__u64 last = (__u64)sizeof(*flow) << 56;
+
+#pragma unroll
+	for (__u32 i = 0; i <= sizeof(*flow) / 8; i++) {
+		__u64 word = i < sizeof(*flow) / 8 ? words[i] : last;
+
+		v[3] ^= word;
+		sip_round(v);
+		v[0] ^= word;
+	}
+	v[2] ^= 0xff;
+	sip_round(v);
+	sip_round(v);
+	sip_round(v);
+	return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* The finalizer of MurmurHash3: each host of the fallback draws its own number. */
+static __always_inline __u64 mixed(__u64 x)
+{
+	x = (x ^ x >> 33) * 0xff51afd7ed558ccd;
+	x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53;
+	return x ^ x >> 33;
+}
+
+/*
+ * -log2(draw / 2^32) in 2^-24ths; of a chord through each power of two, bent
+ * towards the curve.
+ *
+ * Not static, as by_weight below: so the verifier looks at it once, not once for
+ * each way to it, which are too many to finish.
+ */
+__noinline __u64 minus_log2(__u32 draw)
+{
+	__u64 x = draw | 1, zeros = 0, part;
+
+	for (__u32 step = 16; step; step /= 2) {
+		if (!(x >> (32 - step))) {
+			x <<= step;
+			zeros += step;
+		}
+	}
+	part = (x & 0x7fffffff) >> 7; /* x is 1.something, this is the something */
+	part += (part * ((1 << 24) - part) >> 24) * 88 >> 8;
+	return ((zeros + 1) << 24) - part;
+}
+
+/*
+ * Weighted highest random weight: of the hosts of the mask the one with the
+ * least -log(draw) / weight, which gives each its share and moves no flow but
+ * those of a host that comes or goes (rendezvous hashing, Thaler and Ravishankar).
+ */
+__noinline __u32 by_weight(__u64 mask, __u64 hash)
+{
+	__u64 least = ~0ULL;
+	__u32 chosen = NO_SLOT;
+
+	for (__u32 slot = 0; slot < MAX_HOSTS; slot++) {
+		__u32 key = slot;
+		struct host *host = mask >> slot & 1 ? bpf_map_lookup_elem(&hosts, &key) : NULL;
+
+		if (!host)
+			continue;
+		__u64 cost = minus_log2(mixed(hash + slot)) << 16;
+
+		/* BPF: x / 0 is 0; a host of weight 0 gets only what nobody else takes. */
+		cost = host->weight ? cost / host->weight : ~0ULL - 1;
+		if (cost < least) {
+			least = cost;
+			chosen = slot;
+		}
+	}
+	return chosen;
+}
+
+static __always_inline __u32 in_table(const struct selection *table, __u64 position)
+{
+	__u32 size = table->size;
+
+	if (!size || size > SELECTION_SLOTS)
+		return NO_SLOT;
+	position %= size;
+	return position < SELECTION_SLOTS ? table->slots[position] : NO_SLOT;
+}
+
+static __always_inline struct selection *table_of(const struct route *route)
+{
+	__u32 index = route->target;
+
+	return bpf_map_lookup_elem(&selections, &index);
+}
+
+/* A new connection's target, NO_SLOT if the tables are at odds. */
+static __always_inline __u32 select_slot(const struct route *route, __u64 hash)
+{
+	struct selection *table;
+
+	if (route->kind == ROUTE_FALLBACK)
+		return by_weight(route->hosts, hash);
+	table = table_of(route);
+	if (!table)
+		return NO_SLOT;
+	if (table->method == METHOD_ROUND_ROBIN)
+		return in_table(table, __sync_fetch_and_add(&table->next, 1));
+	return in_table(table, hash);
+}
+
+/*
+ * For a packet of a connection that nothing is remembered of (the table was
+ * full, the distributor is new): where the hash put it, if the hash did. Never
+ * takes a turn of the round robin: a stray ACK would shift everybody's.
+ */
+static __always_inline __u32 hashed_slot(const struct route *route, __u64 hash)
+{
+	struct selection *table = route->kind == ROUTE_DISTRIBUTED ? table_of(route) : NULL;
+
+	if (table && table->method == METHOD_HASH)
+		return in_table(table, hash);
+	return by_weight(route->hosts, hash);
+}
+
+static __always_inline bool has_target(const struct route *route, __u32 slot)
+{
+	return slot < MAX_HOSTS && route->hosts >> slot & 1;
+}
+
+/*
+ * R6. What follows in a connection stays with its target, also after the port
+ * lost that target or its route. What may begin one (a SYN: retransmitted, or
+ * of a new connection from the same port; any datagram) stays while that host
+ * is still a target; else it would go to a closed port for ever.
+ */
+static __always_inline bool stays(const struct connection *connection, const struct packet *packet,
+				  const struct route *route)
+{
+	if (!packet->opens)
+		return true;
+	if (route->kind == ROUTE_NONE)
+		return packet->flow.protocol == UDP;
+	return has_target(route, connection->slot);
+}
+
+static __always_inline void touch(struct connection *connection, const struct packet *packet)
+{
+	bool syn = packet->opens && packet->flow.protocol == TCP;
+
+	connection->seen_ns = bpf_ktime_get_boot_ns();
+	if (packet->closes)
+		connection->state = CONNECTION_CLOSING;
+	else if (syn && connection->state == CONNECTION_CLOSING)
+		connection->state = CONNECTION_NEW;
+	else if (!syn && connection->state == CONNECTION_NEW)
+		connection->state = CONNECTION_ESTABLISHED;
+}
+
+/* The slot that holds: two CPUs may remember one flow at once, the first is right. */
+static __always_inline __u32 remember(const struct flow *flow, __u32 slot)
+{
+	struct connection fresh = {.seen_ns = bpf_ktime_get_boot_ns(), .slot = slot};
+	struct connection *first;
+
+	if (!bpf_map_update_elem(&connections, flow, &fresh, BPF_NOEXIST))
+		return slot;
+	first = bpf_map_lookup_elem(&connections, flow);
+	return first ? first->slot : slot;
+}
+
+static __always_inline __u32 replace(struct connection *connection, __u32 slot)
+{
+	__u32 old = connection->slot;
+	__u32 found = __sync_val_compare_and_swap(&connection->slot, old, slot);
+
+	connection->seen_ns = bpf_ktime_get_boot_ns();
+	connection->state = CONNECTION_NEW;
+	return found == old ? slot : found;
+}
+
+static __always_inline struct decision decide_new(struct connection *stale,
+						  const struct packet *packet,
+						  const struct route *route, __u64 hash)
+{
+	enum verdict verdict = route->kind == ROUTE_FALLBACK ? VERDICT_FALLBACK : VERDICT_SELECTED;
+	__u32 slot = select_slot(route, hash);
+
+	if (slot >= MAX_HOSTS)
+		return decided(VERDICT_DROP_TABLE, DROP);
+	slot = stale ? replace(stale, slot) : remember(&packet->flow, slot);
+	return send_to(verdict, slot, packet);
+}
+
+/*
+ * The route comes first: a port that is unique by now goes to its owner,
+ * whatever an older connection entry says (IBM PM76397: the more specific
+ * entry won, and the flow went nowhere).
+ */
+static __always_inline struct decision decide_transport(const struct vip *vip,
+							const struct packet *packet)
+{
+	__u32 row = packet->flow.protocol * PORTS + packet->flow.port;
+	void *table = bpf_map_lookup_elem(&routes, &vip->index);
+	struct route *found = table ? bpf_map_lookup_elem(table, &row) : NULL;
+	struct connection *connection;
+	struct route route;
+	__u64 hash;
+
+	if (!found)
+		return decided(VERDICT_DROP_TABLE, DROP);
+	route = *found; /* once: it may change meanwhile */
+	if (route.kind == ROUTE_UNIQUE)
+		return send_to(VERDICT_UNIQUE, route.target, packet);
+	connection = bpf_map_lookup_elem(&connections, &packet->flow);
+	if (connection && stays(connection, packet, &route)) {
+		touch(connection, packet);
+		return send_to(VERDICT_ESTABLISHED, connection->slot, packet);
+	}
+	if (route.kind == ROUTE_NONE)
+		return decided(VERDICT_NO_ROUTE, PASS);
+	hash = hash_of(&packet->flow);
+	if (!packet->opens)
+		return send_to(VERDICT_HASHED, hashed_slot(&route, hash), packet);
+	return decide_new(connection, packet, &route, hash);
+}
+
+#endif
