@@ -20,6 +20,7 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	unsigned int sk_mark;
 	unsigned char sk_userlocks : 4; /* a bit-field before 6.2 or so, a byte since */
 } RELOCATED;
 

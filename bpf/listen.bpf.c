@@ -19,18 +19,18 @@
 #include "kernel.h"
 
 /* From headers that do not get along with linux/bpf.h. */
-#define AF_INET			   2
-#define AF_INET6		   10
-#define SOL_TCP			   6
-#define IPPROTO_TCP		   6
-#define IPPROTO_UDP		   17
-#define IPPROTO_MPTCP		   262
-#define EEXIST			   17
-#define EADDRINUSE		   98
-#define TCP_BPF_SOCK_OPS_CB_FLAGS_ 1008
-#define SOCK_BINDADDR_LOCK	   4
-#define SOCK_BINDPORT_LOCK	   8
-#define NO_PROTOCOL		   PROTOCOLS
+#define AF_INET		   2
+#define AF_INET6	   10
+#define SOL_TCP		   6
+#define IPPROTO_TCP	   6
+#define IPPROTO_UDP	   17
+#define IPPROTO_MPTCP	   262
+#define EEXIST		   17
+#define EADDRINUSE	   98
+#define SOCK_OPS_CB_FLAGS  1008
+#define SOCK_BINDADDR_LOCK 4
+#define SOCK_BINDPORT_LOCK 8
+#define NO_PROTOCOL	   PROTOCOLS
 
 #include "listen_maps.h"
 #include "listen_sockets.h"
@@ -58,10 +58,7 @@ static __always_inline void fill_tcp(struct bpf_sock_ops *ctx, struct listening_
 		socket->address = mapped(ctx->local_ip4);
 		return;
 	}
-	socket->address.words[0] = ctx->local_ip6[0];
-	socket->address.words[1] = ctx->local_ip6[1];
-	socket->address.words[2] = ctx->local_ip6[2];
-	socket->address.words[3] = ctx->local_ip6[3];
+	socket->address = ipv6(ctx->local_ip6);
 	if (tcp && is_v6only(tcp))
 		socket->flags = SOCKET_V6ONLY;
 }
@@ -114,7 +111,9 @@ static __always_inline int bound_to(struct bpf_sock *ctx, struct listening_socke
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct handed_port *port;
 
-	if (bpf_get_netns_cookie(ctx) != netns_cookie || ctx->mark == TRIAL_MARK)
+	/* ctx->mark is not for post_bind to read; ctx is the kernel's socket itself. */
+	if (bpf_get_netns_cookie(ctx) != netns_cookie ||
+	    BPF_CORE_READ((struct sock *)ctx, sk_mark) == TRIAL_MARK)
 		return 1;
 	port = bpf_map_lookup_elem(&handed, &cookie);
 	if (port)
@@ -143,10 +142,7 @@ int bound6(struct bpf_sock *ctx)
 {
 	struct listening_socket socket = {.port = ctx->src_port, .protocol = UDP};
 
-	socket.address.words[0] = ctx->src_ip6[0];
-	socket.address.words[1] = ctx->src_ip6[1];
-	socket.address.words[2] = ctx->src_ip6[2];
-	socket.address.words[3] = ctx->src_ip6[3];
+	socket.address = ipv6(ctx->src_ip6);
 	if (is_v6only(ctx))
 		socket.flags = SOCKET_V6ONLY;
 	return bound_to(ctx, &socket);
@@ -240,10 +236,7 @@ int binds6(struct bpf_sock_addr *ctx)
 
 	if (protocol == NO_PROTOCOL || !bind_is_ours(ctx))
 		return 1;
-	address.words[0] = ctx->user_ip6[0];
-	address.words[1] = ctx->user_ip6[1];
-	address.words[2] = ctx->user_ip6[2];
-	address.words[3] = ctx->user_ip6[3];
+	address = ipv6(ctx->user_ip6);
 	return bind_to(ctx, &address, binds_v6only(ctx), protocol);
 }
 
@@ -278,10 +271,7 @@ int leaks(struct bpf_sk_lookup *ctx)
 	if (ctx->family == AF_INET) {
 		endpoint.address = mapped(ctx->local_ip4);
 	} else {
-		endpoint.address.words[0] = ctx->local_ip6[0];
-		endpoint.address.words[1] = ctx->local_ip6[1];
-		endpoint.address.words[2] = ctx->local_ip6[2];
-		endpoint.address.words[3] = ctx->local_ip6[3];
+		endpoint.address = ipv6(ctx->local_ip6);
 	}
 	definition = bpf_map_lookup_elem(&definitions, &endpoint.address);
 	if (!definition || counts(&endpoint, definition))
@@ -299,6 +289,8 @@ int reconcile(struct reconcile_request *request)
 	struct listening_socket socket = request->socket;
 	__u64 cookie = request->cookie;
 
+	/* Use the copy: the verifier refuses offsets upon a moved context pointer. */
+	asm volatile("" : "+m"(socket));
 	switch (request->operation) {
 	case RECONCILE_OPENED:
 		if (relevant(&socket))
@@ -335,9 +327,9 @@ int adopt(struct bpf_iter__tcp *ctx)
 	tcp = bpf_skc_to_tcp_sock(common);
 	if (!tcp || !bpf_map_lookup_elem(&sockets, &cookie))
 		return 0;
-	bpf_getsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS_, &flags, sizeof(flags));
+	bpf_getsockopt(tcp, SOL_TCP, SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
 	flags |= BPF_SOCK_OPS_STATE_CB_FLAG;
-	bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS_, &flags, sizeof(flags));
+	bpf_setsockopt(tcp, SOL_TCP, SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
 	return 0;
 }
 

@@ -96,19 +96,18 @@ static __always_inline __u32 hand_out(__u64 cookie, const struct address *vip, _
 static __always_inline bool is_defended(const struct address *address, bool v6only, __u32 protocol,
 					__u32 port)
 {
-	struct question question = {
+	struct wildcard wildcard = {
 		.address = *address,
 		.protocol = protocol,
 		.port = port,
 		.v6only = v6only,
-		.own = true,
 	};
 	struct definition *definition;
 	struct port_word *word;
 
 	if (is_wildcard(address)) {
-		bpf_for_each_map_elem(&definitions, ask, &question, 0);
-		return question.yes;
+		ask_definitions(&wildcard);
+		return wildcard.own;
 	}
 	definition = bpf_map_lookup_elem(&definitions, address);
 	word = definition ? word_of(definition->index, protocol, port) : NULL;

@@ -15,6 +15,15 @@ static __always_inline struct address mapped(__u32 ipv4)
 	return (struct address){{0, 0, MAPPED_PREFIX, ipv4}};
 }
 
+/*
+ * An IPv6 address of a context. Volatile: the verifier wants each load at a
+ * constant offset, and clang would merge one with the IPv4 branch's.
+ */
+static __always_inline struct address ipv6(const volatile __u32 *words)
+{
+	return (struct address){{words[0], words[1], words[2], words[3]}};
+}
+
 static __always_inline bool is_mapped(const struct address *a)
 {
 	return !a->words[0] && !a->words[1] && a->words[2] == MAPPED_PREFIX;
@@ -56,28 +65,34 @@ static __always_inline bool tell(__u64 cookie, enum event_kind kind,
 	return true;
 }
 
-/* The wildcard of `address`, asked about each definition in turn. */
-struct question {
+/* A wildcard and its port, asked about each definition in turn. */
+struct wildcard {
 	struct address address;
 	__u32 protocol;
 	__u32 port;
 	bool v6only;
-	bool own; /* in: asked for own ports, not enumerated ones */
-	bool yes; /* out */
+	bool enumerated; /* answer: by some VIP that it takes */
+	bool own;	 /* answer: in a block of ours */
 };
 
 static long ask(void *map, const struct address *vip, struct definition *definition,
-		struct question *question)
+		struct wildcard *wildcard)
 {
 	struct port_word *word;
 
-	if (!takes(&question->address, question->v6only, vip))
+	if (!takes(&wildcard->address, wildcard->v6only, vip))
 		return 0;
-	word = word_of(definition->index, question->protocol, question->port);
+	word = word_of(definition->index, wildcard->protocol, wildcard->port);
 	if (!word)
 		return 0;
-	question->yes = has_port(question->own ? word->own : word->enumerated, question->port);
-	return question->yes;
+	wildcard->enumerated |= has_port(word->enumerated, wildcard->port);
+	wildcard->own |= has_port(word->own, wildcard->port);
+	return 0;
+}
+
+static __always_inline void ask_definitions(struct wildcard *wildcard)
+{
+	bpf_for_each_map_elem(&definitions, ask, wildcard, 0);
 }
 
 /*
@@ -86,17 +101,17 @@ static long ask(void *map, const struct address *vip, struct definition *definit
  */
 static __always_inline bool relevant(const struct listening_socket *socket)
 {
-	struct question question = {
+	struct wildcard wildcard = {
 		.address = socket->address,
 		.protocol = socket->protocol,
 		.port = socket->port,
 		.v6only = socket->flags & SOCKET_V6ONLY,
 	};
 
-	if (!is_wildcard(&question.address))
-		return bpf_map_lookup_elem(&definitions, &question.address) != NULL;
-	bpf_for_each_map_elem(&definitions, ask, &question, 0);
-	return question.yes;
+	if (!is_wildcard(&wildcard.address))
+		return bpf_map_lookup_elem(&definitions, &wildcard.address) != NULL;
+	ask_definitions(&wildcard);
+	return wildcard.enumerated;
 }
 
 static __always_inline struct endpoint endpoint_of(const struct listening_socket *socket)
