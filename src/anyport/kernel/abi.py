@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf/abi.h in Python: the same structs, enums and numbers; tests/abi compares them through BTF.
+
+A struct is named as in C, in camel case. An enum too, and its members without
+the prefix they share: ROUTE_UNIQUE is RouteKind.UNIQUE. The numbers that say how
+many members an enum has are left out: that is its length.
+"""
+
+from __future__ import annotations
+
+import enum
+from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
+from ipaddress import IPv4Address, IPv6Address
+
+from anyport.decide.rows import MAX_HOSTS, MAX_SELECTIONS, MAX_VIPS, SELECTION_SLOTS, RouteKind
+from anyport.decide.rows import Path as PathKind
+from anyport.model import Protocol
+
+__all__ = [
+    "COMM_LENGTH",
+    "MAX_HOSTS",
+    "MAX_SELECTIONS",
+    "MAX_VIPS",
+    "PORTS",
+    "PORT_WORDS",
+    "SELECTION_SLOTS",
+    "TRIAL_MARK",
+    "Address",
+    "Connection",
+    "ConnectionState",
+    "Definition",
+    "DefinitionFlags",
+    "Endpoint",
+    "Event",
+    "EventKind",
+    "Flow",
+    "HandedPort",
+    "Host",
+    "ListenCounter",
+    "ListeningSocket",
+    "PathKind",
+    "PortWord",
+    "Protocol",
+    "ReconcileOperation",
+    "ReconcileRequest",
+    "ReconcileResult",
+    "Route",
+    "RouteKind",
+    "Selection",
+    "SelectionMethod",
+    "Settings",
+    "SocketFlags",
+    "Verdict",
+    "Vip",
+    "pack_address",
+    "unpack_address",
+]
+
+PORTS = 65536
+PORT_WORDS = PORTS // 64
+COMM_LENGTH = 16
+TRIAL_MARK = 0x616E7970
+
+
+def pack_address(address: IPv4Address | IPv6Address) -> bytes:
+    """16 bytes in network order, IPv4 as v4-mapped IPv6 (RFC 4291 2.5.5.2)."""
+    if isinstance(address, IPv4Address):
+        return bytes(10) + b"\xff\xff" + address.packed
+    return address.packed
+
+
+def unpack_address(packed: bytes) -> IPv4Address | IPv6Address:
+    address = IPv6Address(packed)
+    return address.ipv4_mapped or address
+
+
+class Address(LittleEndianStructure):
+    """`words` as bytes: they are in network order."""
+
+    _fields_ = (("words", c_uint8 * 16),)
+
+    @classmethod
+    def of(cls, address: IPv4Address | IPv6Address) -> Address:
+        return cls.from_buffer_copy(pack_address(address))
+
+    def unpack(self) -> IPv4Address | IPv6Address:
+        return unpack_address(bytes(self))
+
+
+# ---- listen.bpf.c ----
+
+
+class DefinitionFlags(enum.IntFlag):
+    ENUMERATED = 1
+
+
+class Definition(LittleEndianStructure):
+    _fields_ = (("index", c_uint32), ("flags", c_uint32))
+
+
+class PortWord(LittleEndianStructure):
+    _fields_ = (("enumerated", c_uint64), ("leased", c_uint64), ("own", c_uint64))
+
+
+class SocketFlags(enum.IntFlag):
+    V6ONLY = 1
+
+
+class ListeningSocket(LittleEndianStructure):
+    _fields_ = (
+        ("address", Address),
+        ("uid", c_uint32),
+        ("pid", c_uint32),
+        ("port", c_uint16),
+        ("protocol", c_uint8),
+        ("flags", c_uint8),
+        ("comm", c_char * COMM_LENGTH),
+    )
+
+
+class Endpoint(LittleEndianStructure):
+    _fields_ = (
+        ("address", Address),
+        ("port", c_uint16),
+        ("protocol", c_uint8),
+        ("pad", c_uint8),
+    )
+
+
+class HandedPort(LittleEndianStructure):
+    _fields_ = (
+        ("vip", Address),
+        ("since_ns", c_uint64),
+        ("port", c_uint16),
+        ("protocol", c_uint8),
+        ("bound", c_uint8),
+        ("pad", c_uint32),
+    )
+
+
+class Settings(LittleEndianStructure):
+    _fields_ = (("handout_deadline_ns", c_uint64),)
+
+
+class EventKind(enum.IntEnum):
+    OPENED = 1
+    CLOSED = 2
+    HANDED = 3
+    FREED = 4
+    EXHAUSTED = 5
+
+
+class Event(LittleEndianStructure):
+    _fields_ = (
+        ("cookie", c_uint64),
+        ("kind", c_uint32),
+        ("pad", c_uint32),
+        ("socket", ListeningSocket),
+    )
+
+
+class ReconcileOperation(enum.IntEnum):
+    OPENED = 1
+    CLOSED = 2
+    FREED = 3
+
+
+class ReconcileResult(enum.IntEnum):
+    UNCHANGED = 0
+    RECORDED = 1
+    REMOVED = 2
+
+
+class ReconcileRequest(LittleEndianStructure):
+    _fields_ = (
+        ("cookie", c_uint64),
+        ("operation", c_uint32),
+        ("pad", c_uint32),
+        ("socket", ListeningSocket),
+    )
+
+
+class ListenCounter(enum.IntEnum):
+    OPENED = 0
+    CLOSED = 1
+    EVENTS_LOST = 2
+    SOCKETS_FULL = 3
+    PORTS_HANDED = 4
+    PORTS_EXHAUSTED = 5
+    BINDS_REFUSED = 6
+    LEAKS_REFUSED = 7
+
+
+# ---- distribute.bpf.c ----
+
+
+class Vip(LittleEndianStructure):
+    _fields_ = (("index", c_uint32), ("mac", c_uint8 * 6), ("pad", c_uint16))
+
+
+class Route(LittleEndianStructure):
+    _fields_ = (("kind", c_uint32), ("target", c_uint32), ("hosts", c_uint64))
+
+
+class SelectionMethod(enum.IntEnum):
+    HASH = 0
+    ROUND_ROBIN = 1
+
+
+class Selection(LittleEndianStructure):
+    _fields_ = (
+        ("method", c_uint32),
+        ("size", c_uint32),
+        ("next", c_uint32),
+        ("pad", c_uint32),
+        ("slots", c_uint16 * SELECTION_SLOTS),
+        ("pad2", c_uint16 * 3),
+    )
+
+
+class Host(LittleEndianStructure):
+    _fields_ = (
+        ("address", Address),
+        ("path", c_uint32),
+        ("ifindex", c_uint32),
+        ("weight", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class Flow(LittleEndianStructure):
+    _fields_ = (
+        ("client", Address),
+        ("vip", Address),
+        ("client_port", c_uint16),
+        ("port", c_uint16),
+        ("protocol", c_uint8),
+        ("pad", c_uint8 * 3),
+    )
+
+
+class ConnectionState(enum.IntEnum):
+    NEW = 0
+    ESTABLISHED = 1
+    CLOSING = 2
+
+
+class Connection(LittleEndianStructure):
+    _fields_ = (("seen_ns", c_uint64), ("slot", c_uint32), ("state", c_uint32))
+
+
+class Verdict(enum.IntEnum):
+    NOT_OURS = 0
+    ARP_REPLIED = 1
+    ARP_IGNORED = 2
+    FENCED = 3
+    ESTABLISHED = 4
+    UNIQUE = 5
+    SELECTED = 6
+    FALLBACK = 7
+    HASHED = 8
+    NO_ROUTE = 9
+    OTHER_PROTOCOL = 10
+    DROP_FRAGMENT = 11
+    DROP_MALFORMED = 12
+    DROP_TTL = 13
+    DROP_NO_PATH = 14
+    DROP_TABLE = 15

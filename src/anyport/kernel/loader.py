@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the BPF objects are, where their maps and links are pinned, and how both are adopted.
+
+<pins>/<map>            a map, with what a former daemon left in it
+<pins>/links/<name>     an attachment, which outlives the daemon
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import struct
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+from anyport.errors import KernelError
+from anyport.kernel.libbpf import AttachType, Link, Program
+
+_BPF_FS_MAGIC = 0xCAFE4A11
+_BY_INTERFACE = {AttachType.TCX_INGRESS, AttachType.XDP}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def object_path(name: str) -> Path:
+    """`listen` -> the compiled listen.bpf.o. Raises KernelError if it was not built."""
+    path = Path(str(resources.files("anyport.kernel"))) / "objects" / f"{name}.bpf.o"
+    if not path.exists():
+        raise KernelError(f"{path} is missing: build it with make -C bpf", errno.ENOENT)
+    return path
+
+
+def prepare_pins(pins: Path) -> None:
+    """Makes `pins` a directory in a BPF filesystem, mounting one there unless it is in one."""
+    try:
+        pins.mkdir(parents=True, exist_ok=True)
+    except PermissionError:  # /sys/fs/bpf is a sysfs directory, closed to all, until it is mounted
+        _mount_bpffs(next(parent for parent in pins.parents if parent.is_dir()))
+        pins.mkdir(parents=True, exist_ok=True)
+    if not is_bpffs(pins):
+        _mount_bpffs(pins)
+    (pins / "links").mkdir(exist_ok=True)
+
+
+def is_bpffs(path: Path) -> bool:
+    """statfs(2); os.statvfs does not tell the type."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.statfs(os.fsencode(path), buffer):
+        raise KernelError(f"statfs {path}", ctypes.get_errno())
+    return bool(struct.unpack_from("l", buffer)[0] & 0xFFFFFFFF == _BPF_FS_MAGIC)
+
+
+def attach(program: Program, target: int, attach_type: AttachType, pin: Path) -> Link:
+    """Attaches `program`, or puts it into the link that `pin` already holds there.
+
+    `target` is the fd of a cgroup or network namespace, or an interface index.
+    An adopted link changes its program between two packets: none meets no
+    program. A pinned link to anything else (a device or cgroup that is gone) is
+    replaced.
+    """
+    adopted = _adopted(pin, _identity(target, attach_type))
+    if adopted is not None:
+        adopted.update(program)
+        return adopted
+    link = Link.create(program, target, attach_type)
+    try:
+        link.pin(pin)
+    except KernelError:
+        link.close()
+        raise
+    return link
+
+
+def detach(pin: Path) -> None:
+    """Ends the attachment and removes its pin. Absent: success."""
+    if pin.exists():
+        link = Link.open_pinned(pin)
+        with contextlib.suppress(KernelError):  # what it was attached to is gone
+            link.detach()
+        link.close()
+        pin.unlink()
+
+
+def unpin(pins: Path, names: Iterable[str]) -> None:
+    """Removes the maps' pins. Absent: success."""
+    for name in names:
+        (pins / name).unlink(missing_ok=True)
+
+
+def remove_pins(pins: Path) -> None:
+    """All that is pinned beneath `pins`, with the attachments. Absent: success."""
+    for pin in (pins / "links").glob("*"):
+        detach(pin)
+    for path in pins.glob("*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _adopted(pin: Path, identity: int) -> Link | None:
+    if not pin.exists():
+        return None
+    link = Link.open_pinned(pin)
+    if link.target == identity:
+        return link
+    pin.unlink()
+    link.close()
+    return None
+
+
+def _identity(target: int, attach_type: AttachType) -> int:
+    """What Link.target says of a link to `target`."""
+    return target if attach_type in _BY_INTERFACE else os.fstat(target).st_ino
+
+
+def _mount_bpffs(directory: Path) -> None:
+    if _libc.mount(b"bpf", os.fsencode(directory), b"bpf", 0, None):
+        raise KernelError(f"mount a BPF filesystem at {directory}", ctypes.get_errno())
