@@ -94,7 +94,7 @@ def remove_pins(pins: Path) -> None:
     """All that is pinned beneath `pins`, with the attachments. Absent: success."""
     for pin in (pins / "links").glob("*"):
         detach(pin)
-    for path in pins.glob("*"):
+    for path in (path for path in pins.glob("*") if path.suffix != ".debug"):  # the kernel's own
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The distributor's half of the kernel: distribute.bpf.c, its attachment and its maps."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from ctypes import c_uint8, sizeof
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyport.decide.rows import HostRow, RouteRow, SelectionRow
+from anyport.errors import KernelError
+from anyport.kernel import abi, clsact, loader
+from anyport.kernel.libbpf import NOEXIST, AttachType, Map, MapType, Object, Program
+from anyport.model import PortKey, Protocol
+from anyport.model.definition import Address
+
+_MAPS = ("vips", "fenced", "routes", "selections", "hosts", "connections", "counters")
+_ROWS = len(Protocol) * abi.PORTS
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRow:
+    """`seen_ns`: CLOCK_BOOTTIME of the client's last packet."""
+
+    client: Address
+    client_port: int
+    vip: Address
+    port: int
+    protocol: Protocol
+    slot: int
+    state: abi.ConnectionState
+    seen_ns: int
+
+
+class DistributorKernel:
+    """One interface's program and the maps it decides by; rows are those of bpf/abi.h.
+
+    Each write takes effect with the next packet. Every method raises
+    KernelError when the kernel refuses.
+    """
+
+    def __init__(self, loaded: Object, interface_index: int, pins: Path) -> None:
+        self.program: Program = loaded.program("distribute")
+        self._object = loaded
+        self._interface_index = interface_index
+        self._pins = pins
+        self._maps = {name: loaded.map(name) for name in _MAPS}
+        self._tables: dict[int, Map] = {}
+
+    @classmethod
+    def attach(
+        cls, interface_index: int, pins: Path, connections: int, hash_key: int
+    ) -> DistributorKernel:
+        """Loads the program and attaches it at the interface's ingress.
+
+        Adopts what is pinned at `pins`: routes and connections go on, and no
+        packet meets no program. `connections` sizes the connection table; a
+        table of another size is copied. `hash_key`: 128 bits; the same key
+        hashes alike.
+        """
+        loader.prepare_pins(pins)
+        with _resized(pins / "connections", connections) as former:
+            self = cls.load(interface_index, pins, connections, hash_key)
+            self._copy_connections(former)
+            self._attach()
+            self._copy_connections(former)  # what came in between
+        return self
+
+    @classmethod
+    def load(
+        cls, interface_index: int, pins: Path | None, connections: int, hash_key: int
+    ) -> DistributorKernel:
+        """Without attaching it; `pins` None: nothing outlives this process."""
+        loaded = Object.open(
+            loader.object_path("distribute"),
+            rodata={"hash_key": hash_key},
+            max_entries={"connections": connections},
+            pins=pins,
+        )
+        try:
+            return cls(loaded.load(), interface_index, pins or Path())
+        except BaseException:
+            loaded.close()
+            raise
+
+    def close(self) -> None:
+        """Forgets the maps and the program; pinned and attached, they go on without us."""
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+        self._object.close()
+
+    def detach(self) -> None:
+        """No packet is distributed any more, and nothing is left behind."""
+        loader.detach(self._link_pin)
+        clsact.detach(self._interface_index)
+        loader.unpin(self._pins, _MAPS)
+
+    # ---- VIPs ----
+
+    def vips(self) -> dict[Address, tuple[int, bytes]]:
+        """VIP -> (index, MAC): those that are answered for."""
+        rows = ((k, abi.Vip.from_buffer_copy(v)) for k, v in self._maps["vips"].items())
+        return {abi.unpack_address(key): (vip.index, bytes(vip.mac)) for key, vip in rows}
+
+    def set_vip(self, vip: Address, index: int, mac: bytes) -> None:
+        row = abi.Vip(index, (c_uint8 * 6)(*mac))
+        self._maps["vips"].update(abi.pack_address(vip), bytes(row))
+
+    def delete_vip(self, vip: Address) -> None:
+        """Absent: success."""
+        self._maps["vips"].delete(abi.pack_address(vip))
+
+    def fenced(self, index: int) -> bool:
+        """Whether another host was seen to announce the VIP since `unfence`."""
+        return self._maps["fenced"].lookup(_u32(index)) != _u32(0)
+
+    def unfence(self, index: int) -> None:
+        self._maps["fenced"].update(_u32(index), _u32(0))
+
+    # ---- routes ----
+
+    def create_routes(self, index: int) -> None:
+        """A new, empty port table for the VIP's row, instead of any there was."""
+        table = Map.create(MapType.ARRAY, "port_table", 4, sizeof(abi.Route), _ROWS)
+        self._maps["routes"].update(_u32(index), _u32(table.fd))
+        self._forget_table(index)
+        self._tables[index] = table
+
+    def set_routes(self, index: int, rows: Mapping[PortKey, RouteRow]) -> None:
+        """Each row at once, the rows in any order. Raises KernelError without a port table."""
+        keys = b"".join(_u32(_row_of(key)) for key in rows)
+        values = b"".join(
+            bytes(abi.Route(row.kind, row.target, row.hosts)) for row in rows.values()
+        )
+        self._table(index).update_batch(keys, values, len(rows))
+
+    def routes(self, index: int) -> dict[PortKey, RouteRow]:
+        """The ports that have a route; empty without a port table."""
+        if self._maps["routes"].lookup(_u32(index)) is None:
+            return {}
+        _, values = self._table(index).dump()
+        rows = (abi.Route * _ROWS).from_buffer_copy(values)
+        return {
+            _key_of(number): RouteRow(row.kind, row.target, row.hosts)
+            for number, row in enumerate(rows)
+            if row.kind != abi.RouteKind.NONE
+        }
+
+    def clear_routes(self, index: int) -> None:
+        """No port table: packets of the VIP, if any is left here, are dropped."""
+        self._maps["routes"].delete(_u32(index))
+        self._forget_table(index)
+
+    # ---- targets ----
+
+    def set_selection(self, index: int, method: int, slots: Sequence[int]) -> None:
+        """`method` is a SelectionMethod; 1..SELECTION_SLOTS host slots."""
+        row = abi.Selection(method, len(slots))
+        row.slots[: len(slots)] = list(slots)
+        self._maps["selections"].update(_u32(index), bytes(row))
+
+    def selections(self) -> dict[int, SelectionRow]:
+        """Those that were set."""
+        rows = ((_number(k), abi.Selection.from_buffer_copy(v)) for k, v in self._set("selections"))
+        return {i: SelectionRow(row.method, tuple(row.slots[: row.size])) for i, row in rows}
+
+    def set_host(self, slot: int, address: Address, path: int, ifindex: int, weight: int) -> None:
+        """`path` is a PathKind."""
+        row = abi.Host(abi.Address.of(address), path, ifindex, weight)
+        self._maps["hosts"].update(_u32(slot), bytes(row))
+
+    def hosts(self) -> dict[int, HostRow]:
+        """Slot -> row, of those that were set."""
+        found = ((_number(k), abi.Host.from_buffer_copy(v)) for k, v in self._set("hosts"))
+        return {
+            slot: HostRow(row.address.unpack(), row.path, row.ifindex, row.weight)
+            for slot, row in found
+        }
+
+    # ---- what the program writes ----
+
+    def connections(self) -> Iterator[ConnectionRow]:
+        """While packets come: each connection at most once, a changing one perhaps not."""
+        for key, value in self._maps["connections"].items():
+            flow = abi.Flow.from_buffer_copy(key)
+            connection = abi.Connection.from_buffer_copy(value)
+            yield ConnectionRow(
+                flow.client.unpack(),
+                flow.client_port,
+                flow.vip.unpack(),
+                flow.port,
+                Protocol(flow.protocol),
+                connection.slot,
+                abi.ConnectionState(connection.state),
+                connection.seen_ns,
+            )
+
+    def forget_connections(self, slots: Collection[int]) -> int:
+        """How many went to these slots: before a slot becomes another host's."""
+        table = self._maps["connections"]
+        gone = [k for k, v in table.items() if abi.Connection.from_buffer_copy(v).slot in slots]
+        return sum(table.delete(key) for key in gone)
+
+    def counters(self) -> dict[str, int]:
+        """Packets by verdict, in lower case, since the maps were made."""
+        counters = self._maps["counters"]
+        return {
+            verdict.name.lower(): sum(map(_number, counters.lookup_percpu(_u32(verdict))))
+            for verdict in abi.Verdict
+        }
+
+    # ---- inside ----
+
+    @property
+    def _link_pin(self) -> Path:
+        return self._pins / "links" / "distribute"
+
+    def _attach(self) -> None:
+        try:
+            link = loader.attach(
+                self.program, self._interface_index, AttachType.TCX_INGRESS, self._link_pin
+            )
+        except KernelError as error:
+            if error.errno != errno.EINVAL:  # what a kernel says that knows no TCX
+                raise
+            clsact.attach(self.program, self._interface_index)
+        else:
+            link.close()  # the pin holds it
+
+    def _copy_connections(self, former: Map | None) -> None:
+        for key, value in former.items() if former else ():
+            with contextlib.suppress(KernelError):  # newer here, or no more room
+                self._maps["connections"].update(key, value, NOEXIST)
+
+    def _table(self, index: int) -> Map:
+        if index not in self._tables:
+            number = self._maps["routes"].lookup(_u32(index))
+            if number is None:
+                raise KernelError(f"row {index} has no port table", errno.ENOENT)
+            self._tables[index] = Map.open_id(_number(number))
+        return self._tables[index]
+
+    def _forget_table(self, index: int) -> None:
+        if index in self._tables:
+            self._tables.pop(index).close()
+
+    def _set(self, name: str) -> Iterator[tuple[bytes, bytes]]:
+        """The rows of an array that are not all zero."""
+        return ((key, value) for key, value in self._maps[name].items() if any(value))
+
+
+@contextlib.contextmanager
+def _resized(pin: Path, entries: int) -> Iterator[Map | None]:
+    """A pinned map of another size, unpinned so that a new one takes its place; else None."""
+    former = Map.open_pinned(pin) if pin.exists() else None
+    if former is not None and former.max_entries == entries:
+        former.close()
+        former = None
+    if former is not None:
+        pin.unlink()
+    try:
+        yield former
+    finally:
+        if former is not None:
+            former.close()
+
+
+def _row_of(key: PortKey) -> int:
+    protocol, port = key
+    return protocol * abi.PORTS + port
+
+
+def _key_of(row: int) -> PortKey:
+    return Protocol(row // abi.PORTS), row % abi.PORTS
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, "little")
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
