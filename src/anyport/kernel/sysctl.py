@@ -36,7 +36,7 @@ def wanted(interface: str) -> list[Wanted]:
     to the VIP would reach another target than its connection did.
     """
     settings: list[Wanted] = []
-    for name in ("all", interface):
+    for name in dict.fromkeys(("all", interface)):
         settings += [
             (f"ipv4/conf/{name}/arp_ignore", frozenset({"1", "2", "8"}), "1"),
             (f"ipv4/conf/{name}/arp_announce", frozenset({"2"}), "2"),

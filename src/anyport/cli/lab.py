@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`anyport lab`: the cluster in a box."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anyport.cli.options import ADDRESS, METHOD, PORTS, json_option
+from anyport.cli.tables import print_rows
+from anyport.errors import UsageError
+
+if TYPE_CHECKING:
+    from anyport.lab import Lab
+
+_NODE = ("name", "address", "daemon", "healthy", "problems")
+
+_name_option = click.option("--name", default="lab", show_default=True, help="Which lab.")
+
+
+@click.group()
+def lab() -> None:
+    """A cluster in network namespaces on this machine: hosts, a client, an etcd."""
+
+
+@lab.command()
+@click.option("--hosts", type=click.IntRange(1, 50), default=3, show_default=True)
+@click.option("--vip", type=ADDRESS, help="A VIP to start with, as 10.77.0.200.")
+@click.option("--ports", type=PORTS, help="The VIP's ports [default: any].")
+@click.option("--method", type=METHOD, help="The VIP's method [default: hash].")
+@_name_option
+def up(hosts: int, vip: str | None, ports: str | None, method: str | None, name: str) -> None:
+    """Start a lab; returns when it is ready."""
+    if vip is None and (ports or method):
+        raise UsageError("--ports and --method are a VIP's: give --vip too")
+    wish: dict[str, Any] = {"vip": vip, "ports": ports or "any", "method": method or "hash"}
+    found = _lab(name)
+    found.up(hosts, wish if vip else None)
+    on = f"VIP {vip} on " if vip else ""
+    click.echo(f"lab {name} is up: {on}{', '.join(found.hosts)}; and client")
+    click.echo(f"try: anyport lab exec{_naming(name)} host1 -- anyport status")
+
+
+@lab.command("exec", context_settings={"allow_interspersed_args": False})
+@_name_option
+@click.argument("node")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(name: str, node: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in NODE (`client`, `host1`, ...), with its exit status and streams."""
+    words = command[1:] if command[0] == "--" else command
+    if not words:
+        raise UsageError("a command is wanted: anyport lab exec NODE -- COMMAND...")
+    _lab(name).become(node, words)
+
+
+@lab.command()
+@_name_option
+@json_option
+def status(name: str, as_json: bool) -> int:
+    """The nodes of a lab; exit status 1 if a daemon is not healthy."""
+    rows = _lab(name).status()
+    print_rows(rows, _NODE, as_json)
+    return 1 if any(row["healthy"] is False for row in rows) else 0
+
+
+@lab.command()
+@_name_option
+def down(name: str) -> None:
+    """Remove a lab with all that runs in it, also one that is half there."""
+    _lab(name).down()
+
+
+def _lab(name: str) -> Lab:
+    from anyport.lab import Lab
+
+    return Lab(name)
+
+
+def _naming(name: str) -> str:
+    return "" if name == "lab" else f" --name {name}"

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`anyport vip`: the operator's definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from anyport.cli.options import (
+    ADDRESS,
+    HOSTS,
+    METHOD,
+    PORTS,
+    client,
+    config_option,
+    hosts_value,
+    json_option,
+)
+from anyport.cli.tables import print_fields, print_json, print_rows
+from anyport.errors import UsageError
+
+_VIP = ("vip", "ports", "method", "hosts", "distributor", "term")
+
+_ports_option = click.option(
+    "--ports", type=PORTS, help="`any`, or an enumeration as 80,443,8000-8100/tcp,53/udp."
+)
+_method_option = click.option("--method", type=METHOD, help="`hash` or `round-robin`.")
+_hosts_option = click.option("--hosts", type=HOSTS, help="`all`, or names as a,b,c.")
+
+
+@click.group()
+@config_option
+def vip() -> None:
+    """Add, change, delete and show VIPs."""
+
+
+@vip.command()
+@click.argument("addr", type=ADDRESS)
+@_ports_option
+@_method_option
+@_hosts_option
+@config_option
+def add(addr: str, ports: str | None, method: str | None, hosts: str | None) -> None:
+    """Add a VIP: any ports, by hash, on all hosts, unless said otherwise."""
+    _warn(client().add_vip(addr, **_given(ports or "any", method or "hash", hosts or "all")))
+
+
+@vip.command("set")
+@click.argument("addr", type=ADDRESS)
+@_ports_option
+@_method_option
+@_hosts_option
+@config_option
+def set_(addr: str, ports: str | None, method: str | None, hosts: str | None) -> None:
+    """Change what is given of a VIP, while it runs."""
+    fields = _given(ports, method, hosts)
+    if not fields:
+        raise UsageError("nothing to change: give --ports, --method or --hosts")
+    _warn(client().set_vip(addr, **fields))
+
+
+@vip.command()
+@click.argument("addr", type=ADDRESS)
+@config_option
+def delete(addr: str) -> None:
+    """Delete a VIP; its connections end."""
+    _warn(client().delete_vip(addr))
+
+
+@vip.command("list")
+@config_option
+@json_option
+def list_(as_json: bool) -> None:
+    """Every VIP, and which host distributes it."""
+    print_rows(client().get("vips"), _VIP, as_json)
+
+
+@vip.command()
+@click.argument("addr", type=ADDRESS)
+@config_option
+@json_option
+def show(addr: str, as_json: bool) -> None:
+    """One VIP."""
+    found = client().vip(addr)
+    if as_json:
+        print_json(found)
+    else:
+        print_fields(found)
+
+
+def _given(ports: str | None, method: str | None, hosts: str | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {"ports": ports, "method": method}
+    fields["hosts"] = None if hosts is None else hosts_value(hosts)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _warn(answer: Any) -> None:
+    """It is done, but the daemon may have something to add: not in force yet, and why."""
+    if isinstance(answer, dict) and answer.get("pending"):
+        click.echo(f"anyport: {answer['pending']}", err=True)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's LAN: one namespace a node, each with a veth pair to a bridge (ip-netns(8))."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Sequence
+
+from anyport.errors import AnyportError
+from anyport.lab.node import CLIENT, LAN, Node
+
+
+def build(nodes: Sequence[Node]) -> None:
+    """`nodes` begin with the LAN. Raises AnyportError with what ip(8) says."""
+    lan, *others = nodes
+    assert lan.name == LAN
+    _batch([], [f"netns add {node.namespace}" for node in nodes])
+    _batch(["-n", lan.namespace], _bridge(lan, others))
+    for node in others:
+        _batch(["-n", node.namespace], _member(node))
+
+
+def remove(nodes: Iterable[Node]) -> None:
+    """The veth pairs and the bridge go with their namespaces."""
+    _batch([], [f"netns delete {node.namespace}" for node in nodes])
+
+
+def _bridge(lan: Node, others: Sequence[Node]) -> list[str]:
+    commands = [
+        "link set lo up",
+        f"link add {lan.interface} type bridge mcast_snooping 0",
+        f"address add {lan.address}/24 dev {lan.interface}",
+        f"link set {lan.interface} up",
+    ]
+    for node in others:
+        commands += [
+            f"link add {node.name} type veth peer name {node.interface} netns {node.namespace}",
+            f"link set {node.name} master {lan.interface} up",
+        ]
+    return commands
+
+
+def _member(node: Node) -> list[str]:
+    commands = [
+        "link set lo up",
+        f"address add {node.address}/24 dev {node.interface}",
+        f"link set {node.interface} up",
+    ]
+    if node.name == CLIENT:  # so that a VIP of any network is asked for on the LAN
+        commands.append(f"route add default dev {node.interface}")
+    return commands
+
+
+def _batch(options: Sequence[str], commands: Sequence[str]) -> None:
+    if not commands:
+        return
+    done = subprocess.run(
+        ["ip", *options, "-batch", "-"],
+        input="\n".join(commands) + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        complaint = (done.stderr.splitlines() or [f"exit status {done.returncode}"])[0]
+        raise AnyportError(f"lab: ip {' '.join(options)}: {complaint}")
