@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from anyport.cli import options
 from anyport.cli.main import main
+from anyport.config import DEFAULT_PATH
 
 VIP = {
     "vip": "192.0.2.1",
@@ -286,6 +288,10 @@ def test_unhealthy_is_exit_status_1_with_the_reasons(
     status, out, _ = anyport(capsys, "status")
     assert status == 1
     assert out.startswith("NOT HEALTHY\n  registry: no answer\n")
+
+
+def test_both_default_paths_are_one() -> None:
+    assert options._DEFAULT_CONFIG == DEFAULT_PATH
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -25,7 +25,10 @@ _WORDS = {True: "found", False: "missing", None: "unknown"}
 @config_option
 @json_option
 def doctor(as_json: bool) -> int:
-    """Check what this machine needs; exit status 1 if something required is missing."""
+    """Check what this machine needs.
+
+    Exit status 1 if something required is missing.
+    """
     findings = list(_findings())
     if as_json:
         print_json([asdict(finding) for finding in findings])

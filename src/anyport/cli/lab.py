@@ -21,7 +21,7 @@ _name_option = click.option("--name", default="lab", show_default=True, help="Wh
 
 @click.group()
 def lab() -> None:
-    """A cluster in network namespaces on this machine: hosts, a client, an etcd."""
+    """A cluster in a box: hosts, client and etcd in namespaces."""
 
 
 @lab.command()
@@ -47,7 +47,10 @@ def up(hosts: int, vip: str | None, ports: str | None, method: str | None, name:
 @click.argument("node")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, node: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND in NODE (`client`, `host1`, ...), with its exit status and streams."""
+    """Run COMMAND in NODE: `client`, `host1`, ...
+
+    Exit status and standard streams are the command's.
+    """
     words = command[1:] if command[0] == "--" else command
     if not words:
         raise UsageError("a command is wanted: anyport lab exec NODE -- COMMAND...")
@@ -58,7 +61,10 @@ def exec_(name: str, node: str, command: tuple[str, ...]) -> None:
 @_name_option
 @json_option
 def status(name: str, as_json: bool) -> int:
-    """The nodes of a lab; exit status 1 if a daemon is not healthy."""
+    """The nodes of a lab.
+
+    Exit status 1 if a daemon is not healthy.
+    """
     rows = _lab(name).status()
     print_rows(rows, _NODE, as_json)
     return 1 if any(row["healthy"] is False for row in rows) else 0
@@ -67,7 +73,7 @@ def status(name: str, as_json: bool) -> int:
 @lab.command()
 @_name_option
 def down(name: str) -> None:
-    """Remove a lab with all that runs in it, also one that is half there."""
+    """Remove a lab and all that runs in it, whole or half there."""
     _lab(name).down()
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# anyport.config.DEFAULT_PATH, without the import: `--help` would wait for msgspec.
 _DEFAULT_CONFIG = Path("/etc/anyport/anyport.toml")
 _CONFIG = "anyport.config"
 

@@ -48,7 +48,7 @@ def ports(vip: str | None, as_json: bool) -> None:
 @config_option
 @json_option
 def connections(vip: str | None, as_json: bool) -> None:
-    """Live connections: all on the distributor, its own on another host."""
+    """Live connections: all on the distributor, else its own."""
     print_rows(client().get("connections", vip=vip), _CONNECTION, as_json)
 
 
@@ -56,7 +56,7 @@ def connections(vip: str | None, as_json: bool) -> None:
 @config_option
 @json_option
 def blocks(as_json: bool) -> None:
-    """The port blocks that hosts hold, and how many of their ports are in use."""
+    """Port blocks: who holds them, and how many ports are used."""
     print_rows(client().get("blocks"), _BLOCK, as_json)
 
 

@@ -79,7 +79,9 @@ def _print_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*map(_heading, columns), box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(_heading(column), overflow="fold")
     for row in cells:
         table.add_row(*map(escape, row))
     Console().print(table)

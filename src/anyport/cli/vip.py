@@ -42,7 +42,10 @@ def vip() -> None:
 @_hosts_option
 @config_option
 def add(addr: str, ports: str | None, method: str | None, hosts: str | None) -> None:
-    """Add a VIP: any ports, by hash, on all hosts, unless said otherwise."""
+    """Add a VIP.
+
+    Any ports, by hash, on all hosts, unless said otherwise.
+    """
     _warn(client().add_vip(addr, **_given(ports or "any", method or "hash", hosts or "all")))
 
 

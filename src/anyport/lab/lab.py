@@ -133,7 +133,7 @@ class Lab:
         """Raises UsageError that lists the names."""
         names = self.names
         if not names:
-            raise AnyportError(f"no lab {self.name} is up: start one with `anyport lab up`")
+            raise AnyportError(f"no lab {self.name!r} is up: start one with `anyport lab up`")
         if name not in names:
             raise UsageError(f"no {name!r} in lab {self.name}; there are {', '.join(names)}")
         return self._places.node(name)
@@ -209,7 +209,7 @@ class Lab:
     def status(self) -> list[dict[str, Any]]:
         """A row a node: name, address, daemon (pid), healthy, problems; None where none is due."""
         if not self.names:
-            raise AnyportError(f"no lab {self.name} is up: start one with `anyport lab up`")
+            raise AnyportError(f"no lab {self.name!r} is up: start one with `anyport lab up`")
         return [self._row(node) for node in self._places.present()]
 
     def _row(self, node: Node) -> dict[str, Any]:
