@@ -20,7 +20,7 @@
 #define PORTS		65536
 #define PORT_WORDS	(PORTS / 64)
 #define COMM_LENGTH	16
-#define TRIAL_MARK	0x616e7970 /* SO_MARK of the agent's trial binds: refused and seen by nothing */
+#define TRIAL_MARK	0x616e7970 /* SO_MARK of the agent's trial binds: neither refused nor seen */
 
 struct address {
 	__u32 words[4]; /* network order */
@@ -118,7 +118,7 @@ enum reconcile_operation {
 enum reconcile_result {
 	RECONCILE_UNCHANGED = 0,
 	RECONCILE_RECORDED = 1,
-	RECONCILE_REMOVED = 2, /* OPENED too, if no definition concerns the socket any more */
+	RECONCILE_REMOVED = 2,
 };
 
 /* Argument of the `reconcile` program (SEC("syscall")). */

@@ -293,9 +293,9 @@ int reconcile(struct reconcile_request *request)
 	asm volatile("" : "+m"(socket));
 	switch (request->operation) {
 	case RECONCILE_OPENED:
-		if (relevant(&socket))
-			return opened(cookie, &socket) ? RECONCILE_RECORDED : RECONCILE_UNCHANGED;
-		/* fall through */
+		if (!relevant(&socket))
+			return RECONCILE_UNCHANGED;
+		return opened(cookie, &socket) ? RECONCILE_RECORDED : RECONCILE_UNCHANGED;
 	case RECONCILE_CLOSED:
 		return closed(cookie) ? RECONCILE_REMOVED : RECONCILE_UNCHANGED;
 	case RECONCILE_FREED:

@@ -289,11 +289,11 @@ class Link:
         """Now, whoever else holds or pins it."""
         check(lib().bpf_link_detach(self.fd), f"{self._what}: detach")
 
-    def read(self) -> bytes:
-        """An iterator's: runs it and returns all that it wrote."""
+    def read(self, size: int = -1) -> bytes:
+        """An iterator's: runs it until it wrote `size` bytes, or to its end; what it wrote."""
         fd = check(lib().bpf_iter_create(self.fd), f"{self._what}: iterate")
         with open(fd, "rb", buffering=0) as stream:
-            return stream.readall()
+            return stream.read(size)
 
     def close(self) -> None:
         """Detaches, unless it is pinned."""

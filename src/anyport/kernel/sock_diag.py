@@ -12,11 +12,11 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import NamedTuple
 
 from anyport.errors import KernelError
+from anyport.kernel.abi import unpack_address
 from anyport.model import Protocol, Socket
 from anyport.model.definition import Address
 
@@ -33,6 +33,7 @@ _REQUEST = struct.Struct("=BBBxI48s")  # struct inet_diag_req_v2, its address pa
 _MESSAGE = struct.Struct("=BBxxHxx16s16x4xQ4x4x4xII")  # struct inet_diag_msg; see _parse
 _MESSAGE_SIZE = 72
 _MAPPED = bytes(10) + b"\xff\xff"
+_address = lru_cache(maxsize=4096)(unpack_address)  # most sockets share a few
 
 _STATES = {
     Protocol.TCP: (socket.IPPROTO_TCP, 1 << _TCP_LISTEN),
@@ -51,10 +52,14 @@ class Dumped(NamedTuple):
     inode: int
     v6only: bool
 
+    @property
+    def bound_to(self) -> Address:
+        return _address(self.address)
+
     def as_socket(self, pid: int = 0, process: str = "") -> Socket:
         return Socket(
             cookie=self.cookie,
-            address=address_of(self.address),
+            address=self.bound_to,
             protocol=self.protocol,
             port=self.port,
             uid=self.uid,
@@ -93,17 +98,6 @@ def processes_by_inode(inodes: Iterable[int]) -> dict[int, tuple[int, str]]:
         if held:
             found.update(dict.fromkeys(held, (pid, _command(pid))))
     return found
-
-
-@lru_cache(maxsize=4096)
-def address_of(packed: bytes) -> Address:
-    """16 bytes of the ABI: IPv4 if mapped."""
-    return IPv4Address(packed[12:]) if packed[:12] == _MAPPED else IPv6Address(packed)
-
-
-def packed(address: Address) -> bytes:
-    """The inverse of `address_of`."""
-    return _MAPPED + address.packed if address.version == 4 else address.packed
 
 
 def _connect() -> socket.socket:
