@@ -55,8 +55,9 @@ def handout_blocks(
 
     `claims` are those of all hosts; `distributing` is the publication of the
     VIP's present distributor: only what it has programmed is routed, and only
-    what is routed may be handed out. A block that the effective definition
-    has come to enumerate a port of is not unique any more.
+    what is routed may be handed out. Not of a block that the effective
+    definition has come to enumerate a port of, which is not unique any more,
+    nor on a host that it no longer allows, to which nothing is routed.
 
     A claim that was beaten must be deleted (`surrenderable`), never waited
     with: it would own when the older one goes, before that is programmed.
@@ -70,7 +71,7 @@ def handout_blocks(
         if c.host == host
         and c.block.vip == definition.vip
         and c.create_revision <= distributing.programmed_revision
-        and not _enumerated(definition, c.block)
+        and not _unwanted(definition, c)
     )
 
 
@@ -143,11 +144,13 @@ def _seniority(claim: Claim) -> tuple[int, str, int]:
 
 
 def _retired(definition: Definition, claim: Claim, in_use: Collection[int]) -> bool:
-    unwanted = _enumerated(definition, claim.block) or not definition.allows(claim.host)
-    return unwanted and not any(port in claim.block for port in in_use)
+    return _unwanted(definition, claim) and not any(port in claim.block for port in in_use)
 
 
-def _enumerated(definition: Definition, block: PortBlock) -> bool:
+def _unwanted(definition: Definition, claim: Claim) -> bool:
+    if not definition.allows(claim.host):
+        return True
+    block = claim.block
     return isinstance(definition.ports, PortSet) and definition.ports.overlaps(
         block.first, block.last
     )
