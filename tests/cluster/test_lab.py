@@ -113,6 +113,16 @@ def test_exec_passes_streams_and_exit_status(lab: Lab) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, "out hello\n", "err\n")
 
 
+def test_exec_hands_on_default_signals(lab: Lab) -> None:
+    """A program that writes to a closed pipe is killed by SIGPIPE, as anywhere else."""
+    lab.build(hosts=1)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as closed:
+        command = [*ANYPORT, "lab", "exec", "--name", lab.name, "host1", "yes"]
+        assert subprocess.run(command, stdout=closed).returncode == -signal.SIGPIPE
+
+
 def test_exec_in_an_unknown_node_lists_the_nodes(lab: Lab) -> None:
     lab.build(hosts=1)
     done = subprocess.run(

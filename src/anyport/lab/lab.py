@@ -163,6 +163,8 @@ class Lab:
         """Replaces this process by `command` in the node."""
         node = self.node(name)
         argv = processes.argv(node, command)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; heirs must not
+            signal.signal(number, signal.SIG_DFL)
         os.execvpe(argv[0], argv, processes.environment(node))
 
     # ---- daemons ----
