@@ -38,6 +38,10 @@ class ListenHost:
     def restart(self) -> None:
         """As a daemon that dies and comes back."""
         self.kernel.close()
+        self.start()
+
+    def start(self) -> None:
+        """After close or detach."""
         self.kernel = ListenKernel.attach(self._cgroup, self._pins)
 
     def events(self, count: int) -> list[Event]:

@@ -167,16 +167,17 @@ class ListenKernel:
         """
         known = self._recorded()
         there = self._dump()
-        closed = self._close_changed(known, there)
+        listening = _cookies(there)
+        elsewhere = self._close({i for i in known - there.keys() if i[0] in listening})
         opened = self._open_new(known, there)
-        suspects = known | {(s.cookie, *_bound_to(s)) for s in opened}
+        suspects = {i for i in known if i[0] not in elsewhere}
+        suspects |= {(s.cookie, *_bound_to(s)) for s in opened}
         missing = suspects - there.keys()
         if missing or opened:
             missing = suspects - self._dump().keys()
         if missing:
             missing -= self._dump().keys()
-        closed += [identity[0] for identity in missing if self.closed(identity[0])]
-        return opened, closed
+        return opened, [*elsewhere, *self._close(missing)]
 
     # ---- block ports ----
 
@@ -240,11 +241,10 @@ class ListenKernel:
             if concern(d.bound_to, d.v6only, d.protocol, d.port)
         }
 
-    def _close_changed(self, known: set[_Identity], there: Mapping[_Identity, Dumped]) -> list[int]:
-        """Sockets that listen again, elsewhere, unseen: their former life ends first."""
-        listening = {identity[0] for identity in there}
-        changed = [i[0] for i in known - there.keys() if i[0] in listening]
-        return [cookie for cookie in changed if self.closed(cookie)]
+    def _close(self, identities: set[_Identity]) -> set[int]:
+        """Closes those, but none that listens again meanwhile, elsewhere; their cookies."""
+        gone = identities & self._recorded() if identities else set()
+        return {cookie for cookie in _cookies(gone) if self.closed(cookie)}
 
     def _open_new(self, known: set[_Identity], there: Mapping[_Identity, Dumped]) -> list[Socket]:
         new = [there[identity] for identity in there.keys() - known]
@@ -263,6 +263,10 @@ class ListenKernel:
 
 def _bound_to(socket: Socket) -> tuple[bytes, int, int]:
     return abi.pack_address(socket.address), socket.port, int(socket.protocol)
+
+
+def _cookies(identities: Iterable[_Identity]) -> set[int]:
+    return {identity[0] for identity in identities}
 
 
 def _split(data: bytes, size: int) -> Iterable[bytes]:
