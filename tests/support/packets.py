@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ethernet frames, byte by byte (RFC 768, 791, 793, 826); fields can be given wrong values."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address
+
+BROADCAST = b"\xff" * 6
+FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+MORE_FRAGMENTS, DONT_FRAGMENT = 0x2000, 0x4000
+
+
+def checksum(data: bytes) -> int:
+    """RFC 1071."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) // 2 * 2]))
+    if len(data) % 2:
+        total += data[-1] << 8
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total ^ 0xFFFF
+
+
+def ethernet(destination: bytes, source: bytes, type: int, payload: bytes) -> bytes:
+    return destination + source + struct.pack("!H", type) + payload
+
+
+def vlan(frame: bytes, tag: int = 100) -> bytes:
+    return frame[:12] + struct.pack("!HH", 0x8100, tag) + frame[12:]
+
+
+def ipv4(
+    source: IPv4Address,
+    destination: IPv4Address,
+    protocol: int,
+    payload: bytes,
+    *,
+    ttl: int = 64,
+    options: bytes = b"",
+    fragment: int = DONT_FRAGMENT,
+    identification: int = 0x1234,
+    version: int = 4,
+    words: int | None = None,
+    total: int | None = None,
+    wrong_sum: int = 0,
+) -> bytes:
+    """`words`: the header length as stated; `total`: the packet length as stated."""
+    words = 5 + len(options) // 4 if words is None else words
+    total = 20 + len(options) + len(payload) if total is None else total
+    fields = (version << 4 | words, 0, total, identification, fragment, ttl, protocol)
+    head = struct.pack("!BBHHHBB", *fields)
+    addresses = source.packed + destination.packed + options
+    check = checksum(head + b"\0\0" + addresses) ^ wrong_sum
+    return head + struct.pack("!H", check) + addresses + payload
+
+
+def tcp(
+    source: int,
+    destination: int,
+    flags: int = SYN,
+    *,
+    options: bytes = b"",
+    words: int | None = None,
+    data: bytes = b"",
+) -> bytes:
+    """Without a checksum: nothing on the way reads it. `words`: the header length as stated."""
+    words = 5 + len(options) // 4 if words is None else words
+    fields = (source, destination, 1000, 0, words << 4, flags, 65535, 0, 0)
+    return struct.pack("!HHIIBBHHH", *fields) + options + data
+
+
+def udp(source: int, destination: int, data: bytes = b"", length: int | None = None) -> bytes:
+    length = 8 + len(data) if length is None else length
+    return struct.pack("!HHHH", source, destination, length, 0) + data
+
+
+def arp(
+    operation: int,
+    sender_mac: bytes,
+    sender: IPv4Address,
+    target: IPv4Address,
+    *,
+    target_mac: bytes = bytes(6),
+    destination: bytes = BROADCAST,
+    source: bytes | None = None,
+    head: tuple[int, int, int, int] = (1, 0x0800, 6, 4),
+) -> bytes:
+    """`head`: hardware type, protocol type and the two lengths."""
+    body = struct.pack("!HHBBH", *head, operation)
+    body += sender_mac + sender.packed + target_mac + target.packed
+    return ethernet(destination, source or sender_mac, 0x0806, body)
+
+
+def one_hop_on(frame: bytes) -> bytes:
+    """The frame with its TTL one less and the header checksum computed anew."""
+    end = 14 + (frame[14] & 0x0F) * 4
+    head = bytearray(frame[14:end])
+    head[8] -= 1
+    head[10:12] = b"\0\0"
+    head[10:12] = struct.pack("!H", checksum(bytes(head)))
+    return frame[:14] + bytes(head) + frame[end:]
