@@ -8,6 +8,7 @@ AnyportError                what the user is told, in one line; exit status 1
 ├── RegistryError           etcd can't be reached or refused
 │   ├── RegistryUnavailable no answer within the time given: try again
 │   ├── Conflict            a transaction's requirements do not hold
+│   ├── LeaseGone           a write names a lease that has expired: grant another
 │   └── Compacted           a watch's revision is gone: list again
 └── DaemonUnavailable       the local daemon does not answer on its socket
 """
@@ -48,6 +49,10 @@ class RegistryUnavailable(RegistryError):
 
 
 class Conflict(RegistryError):
+    pass
+
+
+class LeaseGone(RegistryError):
     pass
 
 

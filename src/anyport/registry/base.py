@@ -95,8 +95,10 @@ class Registry(Protocol):
     async def write(self, writes: Sequence[Write], require: Sequence[Unchanged] = ()) -> int:
         """One transaction of at most 128 operations; the revision it made.
 
-        Raises Conflict if a requirement does not hold; nothing is written then.
-        Raises ValueError for more than 128 operations.
+        0 if it changed nothing: it only deleted what was absent.
+        Raises Conflict if a requirement does not hold, and LeaseGone if a lease
+        does not exist; nothing is written then. Raises ValueError for more than
+        128 operations, or two on one key.
         """
 
     async def grant(self, ttl: int) -> int:

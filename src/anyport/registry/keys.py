@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layout of the registry: each kind of key as a value, and back.
+
+    /anyport/v1/vips/<vip>                                  DefinitionKey
+    /anyport/v1/hosts/<h>/self                              HostKey
+    /anyport/v1/hosts/<h>/listeners/<vip>/<proto>/<port>    ListenerEntryKey
+    /anyport/v1/hosts/<h>/blocks/<vip>/<first>              ClaimKey
+    /anyport/v1/hosts/<h>/candidates/<vip>                  CandidacyKey
+    /anyport/v1/hosts/<h>/distributing/<vip>                DistributingKey
+
+`str(key)` writes a key, `parse` reads one. Everything that a host says is
+beneath `host_prefix` of its name, so that etcd's RBAC can confine it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+
+from anyport.model import Protocol
+from anyport.model.definition import Address
+
+PREFIX = "/anyport/v1/"
+VIPS = PREFIX + "vips/"
+HOSTS = PREFIX + "hosts/"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}")
+
+
+def valid_name(name: str) -> bool:
+    """Whether `name` may name a host: 1 to 63 of A-Z a-z 0-9 . _ - (no slash: it is in keys)."""
+    return _NAME.fullmatch(name) is not None
+
+
+def host_prefix(host: str) -> str:
+    """Beneath it is everything that `host` says. Raises ValueError for an invalid name."""
+    if not valid_name(host):
+        raise ValueError(f"host name {host!r}: allowed are 1 to 63 of A-Z a-z 0-9 . _ -")
+    return f"{HOSTS}{host}/"
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionKey:
+    vip: Address
+
+    def __str__(self) -> str:
+        return f"{VIPS}{self.vip}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    host: str
+
+    def __str__(self) -> str:
+        return f"{host_prefix(self.host)}self"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerEntryKey:
+    host: str
+    vip: Address
+    protocol: Protocol
+    port: int
+
+    def __str__(self) -> str:
+        return (
+            f"{host_prefix(self.host)}listeners/{self.vip}/"
+            f"{'udp' if self.protocol else 'tcp'}/{self.port}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimKey:
+    """`first`: the block's first port; its last one is in the value."""
+
+    host: str
+    vip: Address
+    first: int
+
+    def __str__(self) -> str:
+        return f"{host_prefix(self.host)}blocks/{self.vip}/{self.first}"
+
+
+@dataclass(frozen=True, slots=True)
+class CandidacyKey:
+    host: str
+    vip: Address
+
+    def __str__(self) -> str:
+        return f"{host_prefix(self.host)}candidates/{self.vip}"
+
+
+@dataclass(frozen=True, slots=True)
+class DistributingKey:
+    host: str
+    vip: Address
+
+    def __str__(self) -> str:
+        return f"{host_prefix(self.host)}distributing/{self.vip}"
+
+
+Key = DefinitionKey | HostKey | ListenerEntryKey | ClaimKey | CandidacyKey | DistributingKey
+
+
+def parse(text: str) -> Key | None:
+    """The key that `str` writes as `text`; None for any other text.
+
+    Only the canonical form is taken: were `080` or `2001:DB8::1` a key, two
+    keys could stand for one port or VIP.
+    """
+    try:
+        key = _parse(text)
+    except ValueError:
+        return None
+    return key if key is not None and str(key) == text else None
+
+
+def _parse(text: str) -> Key | None:
+    if text.startswith(VIPS):
+        return DefinitionKey(_address(text[len(VIPS) :]))
+    if not text.startswith(HOSTS):
+        return None
+    match text[len(HOSTS) :].split("/"):
+        case [host, "listeners", vip, protocol, port]:
+            return ListenerEntryKey(host, _address(vip), Protocol.parse(protocol), _port(port))
+        case [host, "self"]:
+            return HostKey(host)
+        case [host, "blocks", vip, first]:
+            return ClaimKey(host, _address(vip), _port(first))
+        case [host, "candidates", vip]:
+            return CandidacyKey(host, _address(vip))
+        case [host, "distributing", vip]:
+            return DistributingKey(host, _address(vip))
+    return None
+
+
+@lru_cache(maxsize=256)
+def _address(text: str) -> Address:
+    # A scope (fe80::1%eth0) means something on one host only.
+    if "%" in text:
+        raise ValueError(f"address {text!r}: a scope is not allowed")
+    return ip_address(text)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port {text!r}: allowed are 1 to 65535")
+    return port

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values of the registry: JSON objects with a version, `{"v":1,...}`.
+
+What the key says already (VIP, host, port) is not repeated in the value.
+Fields that this version does not know are skipped, so that a later one may
+add some; a change that an earlier one must not misread gets a higher `v`.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from anyport.model import (
+    ANY,
+    Candidacy,
+    Claim,
+    Definition,
+    Distributing,
+    Host,
+    HostState,
+    Listener,
+    Method,
+    PortBlock,
+)
+from anyport.model.definition import Address, parse_ports
+from anyport.registry.keys import (
+    CandidacyKey,
+    ClaimKey,
+    DefinitionKey,
+    DistributingKey,
+    HostKey,
+    Key,
+    ListenerEntryKey,
+    valid_name,
+)
+
+VERSION = 1
+MAX_SIZE = 65536
+"""Bytes of one value; longer ones are refused both ways (one host must not fill the others)."""
+
+Noun = Definition | Host | Listener | Claim | Candidacy | Distributing
+
+_Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Word = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    v: int
+
+
+class _Definition(_Versioned, frozen=True):
+    ports: str = "any"
+    method: Method = Method.HASH
+    hosts: list[_Word] | None = None
+
+
+class _Host(_Versioned, frozen=True):
+    address: _Word
+    weight: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 100
+    state: HostState = HostState.ACTIVE
+    since: float = 0.0
+    heartbeat: _Count = 0
+    instance: _Word = ""
+
+
+class _Listener(_Versioned, frozen=True):
+    specific: bool = True
+    user: _Word = ""
+    process: _Word = ""
+
+
+class _Claim(_Versioned, frozen=True):
+    last: _Port
+
+
+class _Candidacy(_Versioned, frozen=True):
+    rank: Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+
+
+class _Distributing(_Versioned, frozen=True):
+    term: _Count
+    definition: _Definition
+    programmed_revision: _Count
+
+
+_V = TypeVar("_V", bound=_Versioned)
+
+
+def encode(noun: Noun) -> bytes:
+    """The value to store for `noun`. Raises ValueError if it is longer than MAX_SIZE."""
+    value = msgspec.json.encode(_mirror(noun))
+    _check_size(value)
+    return value
+
+
+def decode(key: Key, value: bytes, create_revision: int) -> Noun:
+    """The noun that `key` and `value` say; `create_revision` is the registry's for that key.
+
+    Raises ValueError with one line naming what is wrong: malformed, of a newer
+    version, longer than MAX_SIZE, or a content that does not fit the key.
+    """
+    _check_size(value)
+    match key:
+        case ListenerEntryKey(host, vip, protocol, port):
+            said = _read(_LISTENER, value)
+            return Listener(vip, protocol, port, host, said.specific, said.user, said.process)
+        case HostKey(host):
+            return _host(host, _read(_HOST, value))
+        case DefinitionKey(vip):
+            return _definition(vip, _read(_DEFINITION, value))
+        case ClaimKey(host, vip, first):
+            return _claim(host, vip, first, _read(_CLAIM, value), create_revision)
+        case CandidacyKey(host, vip):
+            return Candidacy(vip, host, _read(_CANDIDACY, value).rank, create_revision)
+        case DistributingKey(host, vip):
+            told = _read(_DISTRIBUTING, value)
+            definition = _definition(vip, told.definition)
+            return Distributing(host, told.term, definition, told.programmed_revision)
+
+
+_VERSIONED = msgspec.json.Decoder(_Versioned)
+_DEFINITION = msgspec.json.Decoder(_Definition)
+_HOST = msgspec.json.Decoder(_Host)
+_LISTENER = msgspec.json.Decoder(_Listener)
+_CLAIM = msgspec.json.Decoder(_Claim)
+_CANDIDACY = msgspec.json.Decoder(_Candidacy)
+_DISTRIBUTING = msgspec.json.Decoder(_Distributing)
+
+
+def _read(decoder: msgspec.json.Decoder[_V], value: bytes) -> _V:
+    # The version first: a newer value may well have another shape too, and its
+    # version is then what the reader must hear of. UnicodeDecodeError and
+    # msgspec's own errors are ValueErrors.
+    version = _VERSIONED.decode(value).v
+    if version != VERSION:
+        raise ValueError(f"version {version}: this anyport reads version {VERSION}")
+    return decoder.decode(value)
+
+
+def _check_size(value: bytes) -> None:
+    if len(value) > MAX_SIZE:
+        raise ValueError(f"{len(value)} bytes: allowed are {MAX_SIZE}")
+
+
+def _mirror(noun: Noun) -> _Versioned:
+    match noun:
+        case Definition():
+            return _definition_mirror(noun)
+        case Host(_, address, weight, state, since, heartbeat, instance):
+            return _Host(VERSION, str(address), weight, state, since, heartbeat, instance)
+        case Listener():
+            return _Listener(VERSION, noun.specific, _text(noun.user), _text(noun.process))
+        case Claim(block):
+            return _Claim(VERSION, block.last)
+        case Candidacy():
+            return _Candidacy(VERSION, noun.rank)
+        case Distributing(_, term, definition, programmed_revision):
+            effective = _definition_mirror(definition)
+            return _Distributing(VERSION, term, effective, programmed_revision)
+
+
+def _definition_mirror(definition: Definition) -> _Definition:
+    hosts = None if definition.hosts is None else sorted(definition.hosts)
+    return _Definition(VERSION, str(definition.ports), definition.method, hosts)
+
+
+def _text(text: str) -> str:
+    # A process may name itself with any bytes; JSON takes no lone surrogates.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _definition(vip: Address, said: _Definition) -> Definition:
+    for name in said.hosts or ():
+        if not valid_name(name):
+            raise ValueError(f"host name {name!r}: not valid")
+    ports = ANY if said.ports == "any" else parse_ports(said.ports)
+    return Definition(
+        vip, ports, said.method, None if said.hosts is None else frozenset(said.hosts)
+    )
+
+
+def _host(name: str, said: _Host) -> Host:
+    address = ip_address(said.address)
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError(f"address {address}: not one of a host")
+    return Host(name, address, said.weight, said.state, said.since, said.heartbeat, said.instance)
+
+
+def _claim(host: str, vip: Address, first: int, said: _Claim, create_revision: int) -> Claim:
+    if said.last < first:
+        raise ValueError(f"last {said.last}: before the first port {first}")
+    return Claim(PortBlock(vip, first, said.last), host, create_revision)

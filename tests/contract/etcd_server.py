@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real etcd process for the contract tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+
+class EtcdServer:
+    """Debian's etcd on free loopback ports, which it keeps over restarts, in `directory`."""
+
+    def __init__(self, directory: Path, tls: Sequence[str] = ()) -> None:
+        self.directory = directory
+        self.port, peer_port = free_ports(2)
+        self.endpoint = f"127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        client = f"{'https' if tls else 'http'}://{self.endpoint}"
+        peer = f"http://127.0.0.1:{peer_port}"
+        self._command = [
+            "etcd",
+            f"--data-dir={directory}/data",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--heartbeat-interval=10",
+            "--election-timeout=50",
+            *tls,
+        ]
+
+    def start(self) -> None:
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        """SIGKILL; does nothing if it does not run."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def compact(self, revision: int) -> None:
+        """By etcd's JSON gateway, so that the client under test is not its own witness."""
+        request = urllib.request.Request(
+            f"http://{self.endpoint}/v3/kv/compaction",
+            json.dumps({"revision": str(revision), "physical": True}).encode(),
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener.open(request, timeout=10).close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+
+def free_ports(number: int) -> list[int]:
+    """Free now: all are open at once, so they differ."""
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)
+        ]
+        return [s.getsockname()[1] for s in sockets]
