@@ -101,7 +101,7 @@ class Watching:
 
     async def _run(self, registry: Registry, prefix: str, after: int) -> None:
         try:
-            async with aclosing(registry.watch(prefix, after)) as changes:  # type: ignore[type-var]
+            async with aclosing(registry.watch(prefix, after)) as changes:
                 async for batch in changes:
                     self._queue.put_nowait(batch)
         except Exception as error:

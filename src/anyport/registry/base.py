@@ -7,7 +7,7 @@ one conformance suite (tests/contract).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,8 +84,8 @@ class Registry(Protocol):
     async def list(self, prefix: str) -> Listing:
         """All keys that begin with `prefix`, consistent at one revision."""
 
-    def watch(self, prefix: str, after: int) -> AsyncIterator[Changes]:
-        """Changes with a revision above `after`, with no gap and no repeat.
+    def watch(self, prefix: str, after: int) -> AsyncGenerator[Changes, None]:
+        """Changes with a revision above `after`, with no gap and no repeat; close it after use.
 
         Reconnects by itself while it can resume. Raises Compacted when it
         cannot: list again. Raises RegistryUnavailable when the stream is

@@ -7,7 +7,7 @@ Importing it costs the time to load gRPC: import it where it is used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class EtcdRegistry:
             except Compacted:  # beneath our feet, between two pages
                 continue
 
-    async def watch(self, prefix: str, after: int) -> AsyncIterator[Changes]:
+    async def watch(self, prefix: str, after: int) -> AsyncGenerator[Changes, None]:
         cluster = 0
         while True:
             stream, header = await self._open_watch(prefix, after)

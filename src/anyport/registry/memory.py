@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -39,7 +39,7 @@ class MemoryRegistry:
         keys = sorted(key for key in entries if key.startswith(prefix))
         return Listing(self.store.revision, tuple(entries[key] for key in keys))
 
-    async def watch(self, prefix: str, after: int) -> AsyncIterator[Changes]:
+    async def watch(self, prefix: str, after: int) -> AsyncGenerator[Changes, None]:
         while True:
             moved = self.store.moved
             changes = self.store.next_after(after)

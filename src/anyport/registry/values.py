@@ -133,12 +133,14 @@ _DISTRIBUTING = msgspec.json.Decoder(_Distributing)
 
 def _read(decoder: msgspec.json.Decoder[_V], value: bytes) -> _V:
     # The version first: a newer value may well have another shape too, and its
-    # version is then what the reader must hear of. UnicodeDecodeError and
-    # msgspec's own errors are ValueErrors.
-    version = _VERSIONED.decode(value).v
-    if version != VERSION:
-        raise ValueError(f"version {version}: this anyport reads version {VERSION}")
-    return decoder.decode(value)
+    # version is then what the reader must hear of. msgspec's errors are ValueErrors.
+    try:
+        version = _VERSIONED.decode(value).v
+        if version != VERSION:
+            raise ValueError(f"version {version}: this anyport reads version {VERSION}")
+        return decoder.decode(value)
+    except RecursionError:
+        raise ValueError("JSON is nested too deeply") from None
 
 
 def _check_size(value: bytes) -> None:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mutable dictionaries behind the live views of a model.Cluster."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TypeVar
+
+from anyport.model import (
+    Candidacy,
+    Claim,
+    Cluster,
+    Definition,
+    Distributing,
+    Host,
+    Listener,
+    PortBlock,
+    PortKey,
+)
+from anyport.model.definition import Address
+from anyport.registry.keys import (
+    CandidacyKey,
+    ClaimKey,
+    DefinitionKey,
+    DistributingKey,
+    HostKey,
+    Key,
+    ListenerEntryKey,
+)
+from anyport.registry.touched import Touched
+from anyport.registry.values import Noun
+
+_K = TypeVar("_K")
+_N = TypeVar("_N")
+
+
+class Tables:
+    """`set` costs the same however many entries there are."""
+
+    def __init__(self) -> None:
+        self._definitions: dict[Address, Definition] = {}
+        self._hosts: dict[str, Host] = {}
+        self._listeners: dict[Address, dict[PortKey, dict[str, Listener]]] = {}
+        self._claims: dict[tuple[str, PortBlock], Claim] = {}
+        self._blocks: dict[ClaimKey, PortBlock] = {}
+        self._candidacies: dict[tuple[Address, str], Candidacy] = {}
+        self._distributing: dict[tuple[Address, str], Distributing] = {}
+
+    def cluster(self, revision: int) -> Cluster:
+        """Views of the tables: they show every later `set` too."""
+        return Cluster(
+            revision,
+            MappingProxyType(self._definitions),
+            MappingProxyType(self._hosts),
+            MappingProxyType(self._listeners),
+            MappingProxyType(self._claims),
+            MappingProxyType(self._candidacies),
+            MappingProxyType(self._distributing),
+        )
+
+    def set(self, key: Key, noun: Noun | None, touched: Touched) -> None:
+        """`noun` is what `key` says now, None: nothing. `touched` is told if that is new."""
+        match key, noun:
+            case ListenerEntryKey(), Listener() | None:
+                self._set_listener(key, noun, touched)
+            case HostKey(host), Host() | None:
+                if _set(self._hosts, host, noun):
+                    touched.hosts.add(host)
+            case DefinitionKey(vip), Definition() | None:
+                if _set(self._definitions, vip, noun):
+                    touched.definitions.add(vip)
+            case ClaimKey(), Claim() | None:
+                self._set_claim(key, noun, touched)
+            case CandidacyKey(host, vip), Candidacy() | None:
+                if _set(self._candidacies, (vip, host), noun):
+                    touched.candidacies.add(vip)
+            case DistributingKey(host, vip), Distributing() | None:
+                if _set(self._distributing, (vip, host), noun):
+                    touched.distributing.add(vip)
+            case _:
+                raise TypeError(f"{key!r} does not say {noun!r}")
+
+    def everything(self) -> Touched:
+        """As if all there is had just appeared."""
+        return Touched(
+            definitions=set(self._definitions),
+            hosts=set(self._hosts),
+            ports={(vip, port) for vip, ports in self._listeners.items() for port in ports},
+            claims={block.vip for _, block in self._claims},
+            candidacies={vip for vip, _ in self._candidacies},
+            distributing={vip for vip, _ in self._distributing},
+            first=True,
+        )
+
+    def _set_listener(
+        self, key: ListenerEntryKey, listener: Listener | None, touched: Touched
+    ) -> None:
+        port = (key.protocol, key.port)
+        ports = self._listeners.setdefault(key.vip, {})
+        hosts = ports.setdefault(port, {})
+        if _set(hosts, key.host, listener):
+            touched.ports.add((key.vip, port))
+        if not hosts:  # no empty shells: a port is in the mapping while it has a listener
+            del ports[port]
+        if not ports:
+            del self._listeners[key.vip]
+
+    def _set_claim(self, key: ClaimKey, claim: Claim | None, touched: Touched) -> None:
+        old = self._blocks.pop(key, None)
+        if old is not None and (claim is None or claim.block != old):
+            del self._claims[key.host, old]
+            touched.claims.add(key.vip)
+        if claim is not None:
+            self._blocks[key] = claim.block
+            if _set(self._claims, (key.host, claim.block), claim):
+                touched.claims.add(key.vip)
+
+
+def _set(table: dict[_K, _N], key: _K, noun: _N | None) -> bool:
+    """Whether that changed the table."""
+    old = table.get(key)
+    if noun is None:
+        table.pop(key, None)
+    else:
+        table[key] = noun
+    return old != noun

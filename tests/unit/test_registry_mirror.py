@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anyport.model import (
+    Candidacy,
+    Claim,
+    Cluster,
+    Definition,
+    Distributing,
+    Host,
+    Listener,
+    PortBlock,
+    Protocol,
+)
+from anyport.registry.base import Delete, Put, Write
+from anyport.registry.keys import (
+    CandidacyKey,
+    ClaimKey,
+    DefinitionKey,
+    DistributingKey,
+    HostKey,
+    Key,
+    ListenerEntryKey,
+)
+from anyport.registry.memory import MemoryRegistry, MemoryStore
+from anyport.registry.mirror import Mirror
+from anyport.registry.touched import Subscription, Touched
+from anyport.registry.values import Noun, encode
+
+VIP = ip_address("10.0.0.100")
+HTTP = (Protocol.TCP, 80)
+TIMEOUT = 10.0
+
+
+@dataclass
+class World:
+    """A store, someone who writes to it, and a mirror of it that runs."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+
+    def __post_init__(self) -> None:
+        self.registry = MemoryRegistry(self.store)
+        self.mirror = Mirror(self.registry, first_pause=0.0)
+
+    async def put(self, *pairs: tuple[Key, Noun]) -> None:
+        await self.raw(*(Put(str(key), encode(noun)) for key, noun in pairs))
+
+    async def raw(self, *writes: Write) -> None:
+        await self.mirror.caught_up(await self.registry.write(writes))
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[World]:
+    task = asyncio.ensure_future(world.mirror.run())
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            yield world
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with running(World()) as world:
+            await world.mirror.caught_up(0)
+            await scenario(world)
+
+    asyncio.run(run())
+
+
+def listener(host: str = "a", port: int = 80, process: str = "nginx") -> tuple[Key, Noun]:
+    return (
+        ListenerEntryKey(host, VIP, Protocol.TCP, port),
+        Listener(VIP, Protocol.TCP, port, host, process=process),
+    )
+
+
+def claim(host: str = "a", first: int = 40000, last: int = 40063) -> tuple[Key, Noun]:
+    return ClaimKey(host, VIP, first), Claim(PortBlock(VIP, first, last), host, 0)
+
+
+async def first_of(subscription: Subscription) -> Touched:
+    touched = await subscription.changed()
+    assert touched.first
+    return touched
+
+
+def test_nothing_is_told_before_the_first_complete_listing() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.store.lose()
+        subscription = world.mirror.subscribe()
+        async with running(world):
+            waiting = asyncio.ensure_future(subscription.changed())
+            done, _ = await asyncio.wait({waiting}, timeout=0.01)
+            assert not done
+            assert not world.mirror.listed
+            world.store.recover()
+            assert (await waiting) == Touched(first=True)
+            assert world.mirror.listed
+
+    asyncio.run(scenario())
+
+
+def test_the_first_listing_tells_everything() -> None:
+    async def scenario() -> None:
+        world = World()
+        subscription = world.mirror.subscribe()
+        definition = Definition(VIP)
+        pairs: list[tuple[Key, Noun]] = [
+            (DefinitionKey(VIP), definition),
+            (HostKey("a"), Host("a", ip_address("10.0.0.1"))),
+            (CandidacyKey("a", VIP), Candidacy(VIP, "a", 1, 0)),
+            (DistributingKey("a", VIP), Distributing("a", 1, definition, 5)),
+            listener(),
+            claim(),
+        ]
+        await world.registry.write([Put(str(key), encode(noun)) for key, noun in pairs])
+        everything = Touched({VIP}, {"a"}, {(VIP, HTTP)}, {VIP}, {VIP}, {VIP}, first=True)
+        async with running(world):
+            assert await subscription.changed() == everything
+            assert await world.mirror.subscribe().changed() == everything
+            cluster = world.mirror.cluster
+            assert cluster.definitions == {VIP: definition}
+            assert cluster.distributing[VIP, "a"].programmed_revision == 5
+            assert cluster.claims[("a", PortBlock(VIP, 40000, 40063))].create_revision == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_change_touches_just_what_it_changes() -> None:
+    async def scenario(world: World) -> None:
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        await world.put(listener())
+        assert await subscription.changed() == Touched(ports={(VIP, HTTP)})
+        assert world.mirror.cluster.listeners == {VIP: {HTTP: {"a": listener()[1]}}}
+        await world.raw(Delete(str(listener()[0])))
+        assert await subscription.changed() == Touched(ports={(VIP, HTTP)})
+        assert world.mirror.cluster.listeners == {}
+
+    in_world(scenario)
+
+
+def test_every_subscription_hears_every_change() -> None:
+    async def scenario(world: World) -> None:
+        prompt, late = world.mirror.subscribe(), world.mirror.subscribe()
+        for subscription in (prompt, late):
+            await first_of(subscription)
+        await world.put(listener(port=80))
+        assert await prompt.changed() == Touched(ports={(VIP, (Protocol.TCP, 80))})
+        await world.put(listener(port=81))
+        assert await prompt.changed() == Touched(ports={(VIP, (Protocol.TCP, 81))})
+        both = {(VIP, (Protocol.TCP, port)) for port in (80, 81)}
+        assert await late.changed() == Touched(ports=both)
+
+    in_world(scenario)
+
+
+def test_what_is_written_again_unchanged_is_not_told() -> None:
+    async def scenario(world: World) -> None:
+        await world.put(listener())
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        await world.put(listener())
+        await world.put((HostKey("a"), Host("a", ip_address("10.0.0.1"))))
+        assert await subscription.changed() == Touched(hosts={"a"})
+
+    in_world(scenario)
+
+
+def test_after_a_loss_just_what_changed_meanwhile_is_told() -> None:
+    async def scenario(world: World) -> None:
+        await world.put(listener(port=80), listener(port=81), listener(port=82))
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        world.store.lose()
+        world.store.apply([Delete(str(listener(port=80)[0]))])
+        key, noun = listener(port=82, process="other")
+        world.store.apply([Put(str(key), encode(noun))])
+        world.store.compact()
+        world.store.recover()
+        touched = await subscription.changed()
+        assert touched == Touched(ports={(VIP, (Protocol.TCP, port)) for port in (80, 82)})
+
+    in_world(scenario)
+
+
+def test_a_loss_shows_until_the_registry_is_back() -> None:
+    async def scenario(world: World) -> None:
+        assert world.mirror.connected
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        world.store.lose()
+        while world.mirror.connected:  # noqa: ASYNC110 - nothing tells of a loss
+            await asyncio.sleep(0)
+        assert world.mirror.stale_since is not None
+        assert world.mirror.listed
+        world.store.recover()
+        await world.put(listener())
+        assert world.mirror.connected
+        assert world.mirror.stale_since is None
+
+    in_world(scenario)
+
+
+def test_an_emptied_store_is_told_as_everything_gone() -> None:
+    async def scenario(world: World) -> None:
+        await world.put(listener(), claim())
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        world.registry.store = MemoryStore()
+        world.store.lose()
+        touched = await subscription.changed()
+        assert touched == Touched(ports={(VIP, HTTP)}, claims={VIP})
+        assert world.mirror.cluster.listeners == {}
+        assert world.mirror.cluster.claims == {}
+        assert world.mirror.cluster.revision == world.registry.store.revision
+
+    in_world(scenario)
+
+
+def test_an_unreadable_value_is_reported_once_and_skipped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(world: World) -> None:
+        key = str(listener()[0])
+        for garbage in (b"", b"{}", b"[" * 10_000):
+            await world.raw(Put(key, garbage))
+        await world.put(listener(port=81))
+        assert world.mirror.cluster.listeners == {
+            VIP: {(Protocol.TCP, 81): {"a": listener(port=81)[1]}}
+        }
+        assert [r.message for r in caplog.records if key in r.message] == [
+            f"registry: {key}: skipped: Input data was truncated"
+        ]
+        await world.put(listener())
+        assert HTTP in world.mirror.cluster.listeners[VIP]
+
+    with caplog.at_level(logging.WARNING):
+        in_world(scenario)
+
+
+def test_an_unreadable_value_withdraws_no_listener() -> None:
+    async def scenario(world: World) -> None:
+        key = str(listener()[0])
+        await world.put(listener())
+        await world.raw(Put(key, b"{"))
+        assert HTTP in world.mirror.cluster.listeners[VIP]
+        await world.raw(Delete(key))
+        await world.raw(Put(key, b"{"))
+        assert world.mirror.cluster.listeners == {}
+
+    in_world(scenario)
+
+
+def test_an_unreadable_value_withdraws_a_claim() -> None:
+    """Who owns a block must be one answer, whether a host saw the earlier value or not."""
+
+    async def scenario(world: World) -> None:
+        await world.put(claim())
+        await world.raw(Put(str(claim()[0]), b"{"))
+        assert world.mirror.cluster.claims == {}
+
+    in_world(scenario)
+
+
+def test_keys_of_other_kinds_are_passed_over() -> None:
+    async def scenario(world: World) -> None:
+        await world.raw(Put("/anyport/v1/hosts/a/novelty", b"x"), Put("/anyport/v2/x", b"x"))
+        await world.put(listener())
+        assert len(world.mirror.cluster.listeners) == 1
+
+    in_world(scenario)
+
+
+def test_a_claim_whose_block_grew_replaces_the_old_one() -> None:
+    async def scenario(world: World) -> None:
+        await world.put(claim(last=40063))
+        await world.put(claim(last=40127))
+        assert [c.block.last for c in world.mirror.cluster.claims.values()] == [40127]
+        await world.raw(Delete(str(claim()[0])))
+        assert world.mirror.cluster.claims == {}
+
+    in_world(scenario)
+
+
+# Any sequence of writes, compactions, losses and restarts leaves the mirror
+# equal to a fresh listing.
+
+_HOSTS = ["a", "b"]
+_NOUNS: list[tuple[Key, Noun]] = [
+    *(listener(host, port, process) for host in _HOSTS for port in (80, 81) for process in "xy"),
+    *(claim(host, 40000, last) for host in _HOSTS for last in (40063, 40127)),
+    *((HostKey(h), Host(h, ip_address("10.0.0.1"), weight=w)) for h in _HOSTS for w in (1, 2)),
+    *((CandidacyKey(h, VIP), Candidacy(VIP, h, rank, 0)) for h in _HOSTS for rank in (1, 2)),
+    (DefinitionKey(VIP), Definition(VIP)),
+    (DefinitionKey(VIP), Definition(VIP, hosts=frozenset("a"))),
+    (DistributingKey("a", VIP), Distributing("a", 1, Definition(VIP), 3)),
+]
+_puts = st.sampled_from(_NOUNS).map(lambda pair: Put(str(pair[0]), encode(pair[1])))
+_deletes = st.sampled_from(_NOUNS).map(lambda pair: Delete(str(pair[0])))
+_garbage = st.sampled_from([k for k, _ in _NOUNS if isinstance(k, ClaimKey | CandidacyKey)]).map(
+    lambda key: Put(str(key), b"{}")
+)
+_transactions = st.lists(
+    _puts | _deletes | _garbage, min_size=1, max_size=4, unique_by=lambda write: write.key
+)
+_steps = st.lists(_transactions | st.sampled_from(["compact", "lose", "recover", "settle"]))
+
+
+def _contents(cluster: Cluster) -> tuple[dict[Any, Any], ...]:
+    return (
+        dict(cluster.definitions),
+        dict(cluster.hosts),
+        dict(cluster.listeners),
+        dict(cluster.claims),
+        dict(cluster.candidacies),
+        dict(cluster.distributing),
+    )
+
+
+class Shadow:
+    """A consumer that looks only at what it is told was touched."""
+
+    def __init__(self) -> None:
+        self.seen: dict[object, object] = {}
+
+    def look(self, touched: Touched, cluster: Cluster) -> None:
+        for vip, port in touched.ports:
+            hosts = cluster.listeners.get(vip, {}).get(port, {})
+            self.seen[vip, port] = sorted((name, said.process) for name, said in hosts.items())
+        for host in touched.hosts:
+            self.seen[host] = cluster.hosts.get(host)
+        for vip in touched.claims:
+            self.seen["claims", vip] = sorted(map(repr, cluster.claims.values()))
+        for vip in touched.candidacies:
+            self.seen["candidacies", vip] = dict(cluster.candidacies)
+        for vip in touched.definitions:
+            self.seen["definition", vip] = cluster.definitions.get(vip)
+        for vip in touched.distributing:
+            self.seen["distributing", vip] = dict(cluster.distributing)
+
+
+async def _take(step: list[Write] | str, world: World) -> None:
+    match step:
+        case "compact":
+            world.store.compact()
+        case "lose":
+            world.store.lose()
+        case "recover":
+            world.store.recover()
+        case "settle":  # let the mirror run
+            for _ in range(5):
+                await asyncio.sleep(0)
+        case list():
+            world.store.apply(step)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_steps)
+def test_the_mirror_equals_a_fresh_listing(steps: list[list[Write] | str]) -> None:
+    async def scenario() -> None:
+        world = World()
+        async with running(world):
+            for step in steps:
+                await _take(step, world)
+            world.store.recover()
+            await world.put((HostKey("last"), Host("last", ip_address("10.0.0.9"))))
+            fresh = World(world.store)
+            async with running(fresh):
+                await fresh.mirror.caught_up(0)
+            assert _contents(world.mirror.cluster) == _contents(fresh.mirror.cluster)
+            assert world.mirror.cluster.revision == world.store.revision
+
+    asyncio.run(scenario())
+
+
+@settings(max_examples=300, deadline=None)
+@given(_steps)
+def test_who_looks_at_what_was_touched_knows_everything(steps: list[list[Write] | str]) -> None:
+    async def scenario() -> None:
+        world, shadow = World(), Shadow()
+        subscription = world.mirror.subscribe()
+
+        async def consume() -> None:
+            while "last" not in shadow.seen:
+                shadow.look(await subscription.changed(), world.mirror.cluster)
+
+        consuming = asyncio.ensure_future(consume())
+        async with running(world):
+            for step in steps:
+                await _take(step, world)
+            world.store.recover()
+            await world.put((HostKey("last"), Host("last", ip_address("10.0.0.9"))))
+            await consuming
+            seen = dict(shadow.seen)
+            named = Touched({VIP}, set(world.mirror.cluster.hosts), set(), {VIP}, {VIP}, {VIP})
+            named.ports = {(VIP, (Protocol.TCP, port)) for port in (80, 81)}
+            shadow.look(named, world.mirror.cluster)
+            assert {k: v or None for k, v in shadow.seen.items()} == {
+                k: seen.get(k) or None for k in shadow.seen
+            }
+
+    asyncio.run(scenario())
