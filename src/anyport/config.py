@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration file of one host (TOML), checked whole before anything is touched."""
+
+from __future__ import annotations
+
+import re
+import socket
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+
+import msgspec
+
+from anyport.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/anyport/anyport.toml")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`address` is where the distributor sends this host's packets; `weight` is its share."""
+
+    address: str
+    interface: str
+    name: str = ""
+    weight: int = 100
+
+
+class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """No `endpoints`: the daemon starts an etcd of its own, with its data in `data`."""
+
+    endpoints: tuple[str, ...] = ()
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    data: str = "/var/lib/anyport/etcd"
+    ttl: int = 5
+
+
+class DistributorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The eligible host of lowest `rank` is elected."""
+
+    eligible: bool = True
+    rank: int = 100
+
+
+class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    connections: int = 262144
+
+
+class BlocksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Port blocks (R7): sizes in ports, `rest` and `quarantine` in seconds."""
+
+    size: int = 128
+    largest: int = 1024
+    low_water: int = 32
+    first: int = 32768
+    last: int = 60999
+    rest: float = 60.0
+    quarantine: float = 600.0
+
+
+class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Places that one machine must share out if it runs several hosts (the lab does).
+
+    `cgroup` empty: the root of the cgroup2 mount.
+    """
+
+    pins: str = "/sys/fs/bpf/anyport"
+    state: str = "/var/lib/anyport"
+    socket: str = "/run/anyport/anyport.sock"
+    cgroup: str = ""
+    log_level: str = "info"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    host: HostConfig
+    registry: RegistryConfig = RegistryConfig()
+    distributor: DistributorConfig = DistributorConfig()
+    tables: TablesConfig = TablesConfig()
+    blocks: BlocksConfig = BlocksConfig()
+    daemon: DaemonConfig = DaemonConfig()
+
+
+def load(path: Path) -> Config:
+    """The checked configuration. Raises ConfigError: one line that names file, key and remedy."""
+    try:
+        config = msgspec.toml.decode(path.read_bytes(), type=Config)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name another with --config") from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: {_readable(str(error))}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    if not config.host.name:
+        host = msgspec.structs.replace(config.host, name=socket.gethostname().split(".")[0])
+        config = msgspec.structs.replace(config, host=host)
+    for complaint in _complaints(config):
+        raise ConfigError(f"{path}: {complaint}")
+    return config
+
+
+def _readable(message: str) -> str:
+    """msgspec says `Expected `int`, got `str` - at `$.host.weight``: put the key in front."""
+    text, at, where = message.partition(" - at `$.")
+    if at:
+        return f"{where.rstrip('`')}: {text[0].lower()}{text[1:]}"
+    return message.removesuffix(" - at `$`")
+
+
+def _complaints(config: Config) -> list[str]:
+    """What the types do not say, in the order of the file."""
+    host, registry, blocks = config.host, config.registry, config.blocks
+    rules = [
+        (
+            _NAME.fullmatch(host.name) is not None,
+            f"host.name {host.name!r}: allowed are up to 63 letters, digits, `.`, `_` and `-`",
+        ),
+        (_is_ipv4(host.address), f"host.address {host.address!r}: an IPv4 address is wanted"),
+        (0 <= host.weight <= 10000, f"host.weight {host.weight}: allowed are 0-10000"),
+        (host.interface != "", "host.interface: the name of the LAN interface is wanted"),
+        (
+            bool(registry.cert) == bool(registry.key),
+            "registry.cert and registry.key go together: give both or neither",
+        ),
+        (
+            not registry.cert or registry.ca != "",
+            "registry.cert wants registry.ca: client certificates need TLS",
+        ),
+        (2 <= registry.ttl <= 300, f"registry.ttl {registry.ttl}: allowed are 2-300 (seconds)"),
+        (
+            0 <= config.distributor.rank <= 10000,
+            f"distributor.rank {config.distributor.rank}: allowed are 0-10000",
+        ),
+        (
+            1024 <= config.tables.connections <= 1 << 26,
+            f"tables.connections {config.tables.connections}: allowed are 1024-{1 << 26}",
+        ),
+        (
+            1 <= blocks.size <= blocks.largest <= 8192,
+            f"blocks.size {blocks.size}, blocks.largest {blocks.largest}: "
+            "allowed are 1 <= size <= largest <= 8192",
+        ),
+        (
+            1 <= blocks.low_water <= blocks.size,
+            f"blocks.low_water {blocks.low_water}: allowed are 1 to blocks.size",
+        ),
+        (
+            1024 <= blocks.first <= blocks.last <= 65535,
+            f"blocks.first {blocks.first}, blocks.last {blocks.last}: "
+            "allowed are 1024 <= first <= last <= 65535",
+        ),
+        (
+            blocks.rest >= 0 and blocks.quarantine >= 10,
+            "blocks.rest must be 0 or more, blocks.quarantine 10 or more (seconds)",
+        ),
+        (
+            config.daemon.log_level in ("debug", "info", "warning", "error"),
+            f"daemon.log_level {config.daemon.log_level!r}: "
+            "allowed are debug, info, warning, error",
+        ),
+    ]
+    complaints = [complaint for holds, complaint in rules if not holds]
+    return complaints + [
+        f"registry.{name} {value!r}: no such file"
+        for name in ("ca", "cert", "key")
+        if (value := getattr(registry, name)) and not Path(value).is_file()
+    ]
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        return not (a := IPv4Address(text)).is_unspecified and not a.is_multicast
+    except AddressValueError:
+        return False

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anyport.config import load
+from anyport.errors import ConfigError
+
+MINIMAL = '[host]\nname = "a"\naddress = "10.0.0.1"\ninterface = "eth0"\n'
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "anyport.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_minimal_file_takes_the_defaults(tmp_path: Path) -> None:
+    config = load(written(tmp_path, MINIMAL))
+    assert (config.host.weight, config.distributor.rank) == (100, 100)
+    assert config.registry.endpoints == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (MINIMAL + "colour = 1\n", "host: object contains unknown field `colour`"),
+        (MINIMAL + "[hosts]\n", "unknown field `hosts`"),
+        (MINIMAL + 'weight = "x"\n', "host.weight: expected `int`, got `str`"),
+        (MINIMAL + "weight = -1\n", "host.weight -1: allowed are 0-10000"),
+        (MINIMAL.replace("10.0.0.1", "10.0.0"), "host.address '10.0.0'"),
+        (MINIMAL.replace('"a"', '"a/b"'), "host.name 'a/b'"),
+        (MINIMAL + "[blocks]\nfirst = 50000\nlast = 40000\n", "blocks.first 50000"),
+        (MINIMAL + "[blocks]\nsize = 16\nlow_water = 17\n", "blocks.low_water 17"),
+        (MINIMAL + "[tables]\nconnections = 1\n", "tables.connections 1: allowed are 1024-"),
+        (MINIMAL + '[registry]\ncert = "/x"\n', "registry.cert and registry.key go together"),
+        (MINIMAL + '[registry]\nca = "/nowhere"\n', "registry.ca '/nowhere': no such file"),
+        ("[host\n", "Expected"),
+        ('[host]\naddress = "10.0.0.1"\n', "host: object missing required field `interface`"),
+    ],
+)
+def test_each_fault_is_one_line_with_the_file_and_the_key(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    line = str(raised.value)
+    assert line.startswith(f"{path}: ")
+    assert complaint in line
+    assert "\n" not in line
+    assert raised.value.exit_status == 2
+
+
+def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--config"):
+        load(tmp_path / "none.toml")
