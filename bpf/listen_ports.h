@@ -38,8 +38,11 @@ static __always_inline bool may_hand_out(void)
 	return s && bpf_ktime_get_boot_ns() < s->handout_deadline_ns;
 }
 
-/* A free port of our own blocks; 0: none. Two CPUs never pop the same. */
-static __always_inline __u32 pop_port(__u32 index, __u32 protocol)
+/*
+ * A free port of our own blocks; 0: none. Two CPUs never pop the same. A port
+ * that is not ours any more is let go, and told, or Python would count it free.
+ */
+static __always_inline __u32 pop_port(const struct address *vip, __u32 index, __u32 protocol)
 {
 	__u32 key = index * PROTOCOLS + protocol, port = 0;
 	void *pool = bpf_map_lookup_elem(&pools, &key);
@@ -53,6 +56,7 @@ static __always_inline __u32 pop_port(__u32 index, __u32 protocol)
 		word = word_of(index, protocol, port);
 		if (word && has_port(word->own, port))
 			return port;
+		tell_port(0, EVENT_FREED, vip, protocol, port);
 	}
 	return 0;
 }
@@ -77,7 +81,7 @@ static __always_inline __u32 hand_out(__u64 cookie, const struct address *vip, _
 	__u32 port;
 
 	freed(cookie); /* handed before, and that bind failed */
-	port = may_hand_out() ? pop_port(index, protocol) : 0;
+	port = may_hand_out() ? pop_port(vip, index, protocol) : 0;
 	if (!port || !record_handed(cookie, vip, protocol, port)) {
 		count(LISTEN_PORTS_EXHAUSTED);
 		tell_port(cookie, EVENT_EXHAUSTED, vip, protocol, 0);
@@ -111,7 +115,8 @@ static __always_inline bool is_defended(const struct address *address, bool v6on
 	}
 	definition = bpf_map_lookup_elem(&definitions, address);
 	word = definition ? word_of(definition->index, protocol, port) : NULL;
-	return word && has_port(word->leased, port);
+	/* A definition may come to enumerate ports of a block: then they are anybody's again. */
+	return word && has_port(word->leased & ~word->enumerated, port);
 }
 
 static __always_inline int refuse(void)

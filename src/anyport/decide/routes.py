@@ -58,12 +58,13 @@ def route(
     `definition` is the effective one, `listeners` what was notified of this
     port, by host. A port of an owned block goes to the owner before its
     listener is notified, and never to anybody else (R7); the owner need not
-    be in `hosts`, for its block outlives its lease.
+    be in `hosts`, for its block outlives its lease. A port that the definition
+    has come to enumerate is distributed all the same: the operator said so.
 
     A listener is checked again here: it may have been notified under a
     definition that no longer holds.
     """
-    if block_owner is not None:
+    if block_owner is not None and not definition.enumerates(*key):
         return Unique(block_owner) if definition.allows(block_owner) else None
     targets = tuple(
         Target(name, hosts[name].weight)

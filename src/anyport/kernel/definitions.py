@@ -48,6 +48,9 @@ class Definitions:
             raise KernelError(f"{vip} is not a VIP that this host has a definition of")
         return int(self._have[vip].index)
 
+    def vips(self) -> list[Address]:
+        return list(self._have)
+
     def program(self, wanted: Sequence[HostedDefinition]) -> list[int]:
         """Makes the maps say `wanted`; the rows that became free.
 

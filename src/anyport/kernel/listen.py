@@ -123,6 +123,10 @@ class ListenKernel:
         for index in self._definitions.program(definitions):
             self._pools.drop(index)
 
+    def vips(self) -> list[Address]:
+        """Those with a definition; after a restart, those adopted."""
+        return self._definitions.vips()
+
     # ---- sockets ----
 
     def sockets(self) -> dict[int, Socket]:

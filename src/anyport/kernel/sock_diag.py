@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -26,11 +26,15 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST_DUMP = 0x301
 _INET_DIAG_SKV6ONLY = 11
 _TCP_CLOSE, _TCP_LISTEN = 7, 10  # enum in <netinet/tcp.h>; an unconnected UDP socket is CLOSE
+_CONNECTED = sum(
+    1 << state for state in (1, 4, 5, 8, 9)
+)  # ESTABLISHED, FIN_WAITs, CLOSE_WAIT, LAST_ACK
 _RECEIVE = 1 << 18
 
 _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI48s")  # struct inet_diag_req_v2, its address part zero
 _MESSAGE = struct.Struct("=BBxxHxx16s16x4xQ4x4x4xII")  # struct inet_diag_msg; see _parse
+_ENDS = struct.Struct("=4xHH16s16s")  # of it, the ports and addresses of both ends
 _MESSAGE_SIZE = 72
 _MAPPED = bytes(10) + b"\xff\xff"
 _address = lru_cache(maxsize=4096)(unpack_address)  # most sockets share a few
@@ -86,6 +90,39 @@ def dump() -> list[Dumped]:
         ]
 
 
+class Connected(NamedTuple):
+    """A TCP connection of this host, accepted or opened."""
+
+    client: Address
+    client_port: int
+    vip: Address
+    port: int
+
+
+def connections(vips: Collection[Address]) -> list[Connected]:
+    """The TCP connections whose end here is one of `vips`. Raises KernelError."""
+    with _connect() as netlink:
+        found = [
+            _connected(data, start)
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for data, start, _ in _messages(netlink, family, socket.IPPROTO_TCP, _CONNECTED)
+        ]
+    return [connection for connection in found if connection.vip in vips]
+
+
+def _connected(data: bytes, start: int) -> Connected:
+    family = data[start]
+    port, client_port, source, destination = _ENDS.unpack_from(data, start)
+    if family == socket.AF_INET:
+        source, destination = _MAPPED + source[:4], _MAPPED + destination[:4]
+    return Connected(
+        unpack_address(destination),
+        socket.ntohs(client_port),
+        unpack_address(source),
+        socket.ntohs(port),
+    )
+
+
 def processes_by_inode(inodes: Iterable[int]) -> dict[int, tuple[int, str]]:
     """Socket inode → (pid, command) of one process that holds it; absent: none found.
 
@@ -107,6 +144,16 @@ def _connect() -> socket.socket:
 
 def _dump(netlink: socket.socket, family: int, protocol: Protocol) -> Iterator[Dumped]:
     number, states = _STATES[protocol]
+    for message in _messages(netlink, family, number, states):
+        entry = _parse(*message, protocol)
+        if entry.port:
+            yield entry
+
+
+def _messages(
+    netlink: socket.socket, family: int, number: int, states: int
+) -> Iterator[tuple[bytes, int, int]]:
+    """Each struct inet_diag_msg with its attributes: data[start:end]."""
     body = _REQUEST.pack(family, number, 0, states, b"")
     length = _HEADER.size + len(body)
     netlink.send(_HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 0, 0) + body)
@@ -120,9 +167,7 @@ def _dump(netlink: socket.socket, family: int, protocol: Protocol) -> Iterator[D
             if kind == _NLMSG_ERROR:
                 (code,) = struct.unpack_from("=i", data, offset + _HEADER.size)
                 raise KernelError("dump of sockets (sock_diag)", -code)
-            entry = _parse(data, offset + _HEADER.size, offset + length, protocol)
-            if entry.port:
-                yield entry
+            yield data, offset + _HEADER.size, offset + length
             offset += (length + 3) & ~3
 
 

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claiming port blocks (R7): hosts claim, every reader resolves, the distributor routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from anyport.agent.ports import PortPools
+from anyport.config import Config
+from anyport.decide import blocks as rules
+from anyport.errors import Conflict, RegistryError
+from anyport.model import Claim, Definition, PortBlock
+from anyport.model.definition import Address
+from anyport.registry import values
+from anyport.registry.base import Delete, Put, Registry, Unchanged
+from anyport.registry.keys import ClaimKey
+from anyport.registry.mirror import Mirror
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+
+
+class Blocks:
+    """Which blocks are leased and to whom, and the claims of this host."""
+
+    def __init__(
+        self, config: Config, registry: Registry, mirror: Mirror, pools: PortPools
+    ) -> None:
+        self._host = config.host.name
+        self._policy = rules.BlockPolicy(
+            size=config.blocks.size,
+            first=config.blocks.first,
+            last=config.blocks.last,
+            low_water=config.blocks.low_water,
+            largest=config.blocks.largest,
+            rest_seconds=config.blocks.rest,
+            quarantine_seconds=config.blocks.quarantine,
+        )
+        self._registry = registry
+        self._mirror = mirror
+        self._pools = pools
+        self._hosted: dict[Address, Definition] = {}
+        self._leased: dict[Address, tuple[PortBlock, ...]] = {}
+        self._own: dict[Address, tuple[PortBlock, ...]] = {}
+        self._claimed_here: set[PortBlock] = set()
+        self._exhausted: set[Address] = set()
+        self._wake = asyncio.Event()
+
+    def resolve(self, hosted: dict[Address, Definition]) -> None:
+        """Owners of the claims in the registry, for the VIPs of this host."""
+        self._hosted = hosted
+        owners = rules.owners(self._mirror.cluster.claims.values())
+        self._leased = {
+            vip: tuple(sorted(c.block for c in owners if c.block.vip == vip)) for vip in hosted
+        }
+        self._own = {
+            vip: tuple(
+                sorted(c.block for c in owners if c.block.vip == vip and c.host == self._host)
+            )
+            for vip in hosted
+        }
+
+    def leased(self, vip: Address) -> tuple[PortBlock, ...]:
+        return self._leased.get(vip, ())
+
+    def own(self, vip: Address) -> tuple[PortBlock, ...]:
+        return self._own.get(vip, ())
+
+    def fresh(self, vip: Address) -> Callable[[int], bool]:
+        """Ports that nobody can have used lately: of blocks first claimed by this daemon."""
+        claimed = [block for block in self._claimed_here if block.vip == vip]
+        return lambda port: any(port in block for block in claimed)
+
+    def exhausted(self, vip: Address) -> None:
+        if vip not in self._exhausted:
+            log.warning(
+                "vip %s: bind(%s, 0) found no free port (blocks %s): EADDRINUSE; claiming more",
+                vip,
+                vip,
+                ", ".join(f"{b.first}-{b.last}" for b in self.own(vip)) or "none yet",
+            )
+        self._exhausted.add(vip)
+        self.wake()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                for definition in list(self._hosted.values()):
+                    await self._surrender(definition)
+                    await self._claim(definition)
+            except RegistryError as error:
+                log.debug("blocks: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+                self.wake()
+
+    async def _surrender(self, definition: Definition) -> None:
+        """Claims that were beaten, and those that the definition no longer permits."""
+        vip = definition.vip
+        claims = self._mirror.cluster.claims.values()
+        for claim in rules.surrenderable(claims, self._host, definition, self._pools.in_use(vip)):
+            key = str(ClaimKey(self._host, vip, claim.block.first))
+            await self._mirror.caught_up(await self._registry.write([Delete(key)]))
+            log.info("vip %s: gave ports %d-%d back", vip, claim.block.first, claim.block.last)
+
+    async def _claim(self, definition: Definition) -> None:
+        """Another block if few ports are free; those not yet routed count as free."""
+        vip = definition.vip
+        owned = sum(block.last - block.first + 1 for block in self.own(vip))
+        free = self._pools.free(vip) + self._pools.pending(vip, self.own(vip))
+        size = rules.wanted_size(free, owned - free, self._policy)
+        if size == 0:
+            self._exhausted.discard(vip)
+            return
+        block = self._next(definition, size)
+        if block is None:
+            if vip not in self._exhausted:
+                log.warning("vip %s: no room for another port block; free ports: %d", vip, free)
+                self._exhausted.add(vip)
+            return
+        self._claimed_here.add(block)
+        claim = Claim(block, self._host, 0)
+        key = str(ClaimKey(self._host, vip, block.first))
+        with contextlib.suppress(Conflict):
+            revision = await self._registry.write(
+                [Put(key, values.encode(claim))], [Unchanged(key, 0)]
+            )
+            log.info("vip %s: claimed ports %d-%d", vip, block.first, block.last)
+            await self._mirror.caught_up(revision)
+
+    def _next(self, definition: Definition, size: int) -> PortBlock | None:
+        cluster = self._mirror.cluster
+        return rules.next_block(
+            definition,
+            cluster.claims.values(),
+            (port for _, port in cluster.listeners.get(definition.vip, {})),
+            host=self._host,
+            size=size,
+            first=self._policy.first,
+            last=self._policy.last,
+        )

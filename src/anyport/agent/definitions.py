@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which definition holds on this host for each VIP: the one its distributor published (R1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from anyport.model import Cluster, Definition, Distributing
+from anyport.model.definition import Address
+
+
+def present_distributor(cluster: Cluster, vip: Address) -> Distributing | None:
+    """The publication of the highest term; an older distributor's is not accepted (PM74276)."""
+    published = [d for (v, _), d in cluster.distributing.items() if v == vip]
+    return max(published, key=lambda d: d.term, default=None)
+
+
+def effective(
+    cluster: Cluster, host: str, before: Mapping[Address, Definition]
+) -> dict[Address, Definition]:
+    """The definitions that hold on `host` now, given those that held `before`.
+
+    While no distributor publishes (it died, the next is not elected yet) the
+    last one stays in force; it goes when the operator has deleted it, too.
+    """
+    holding: dict[Address, Definition] = {}
+    vips = {*before, *(vip for vip, _ in cluster.distributing)}
+    for vip in vips:
+        published = present_distributor(cluster, vip)
+        if published is not None:
+            definition: Definition | None = published.definition
+        else:
+            definition = before.get(vip) if vip in cluster.definitions else None
+        if definition is not None and definition.allows(host):
+            holding[vip] = definition
+    return holding

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's HTTP API on its unix socket: what the CLI speaks. Errors are one JSON line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from anyport.daemon.operator import Operator, parse_vip
+from anyport.daemon.rows import Rows
+from anyport.errors import AnyportError, UsageError
+from anyport.model.definition import Address
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def application(
+    rows: Rows,
+    operator: Operator,
+    status: Callable[[], dict[str, Any]],
+    metrics: CollectorRegistry,
+) -> Starlette:
+    async def vips(request: Request) -> Response:
+        return JSONResponse(rows.vips())
+
+    async def add(request: Request) -> Response:
+        return _pending(await operator.add(await _body(request)))
+
+    async def vip(request: Request) -> Response:
+        address = parse_vip(request.path_params["vip"])
+        try:
+            return JSONResponse(rows.vip(address))
+        except KeyError:
+            known = ", ".join(row["vip"] for row in rows.vips()) or "none"
+            raise UsageError(f"vip {address} does not exist; those that do: {known}") from None
+
+    async def change(request: Request) -> Response:
+        address = parse_vip(request.path_params["vip"])
+        return _pending(await operator.change(address, await _body(request)))
+
+    async def delete(request: Request) -> Response:
+        return _pending(await operator.delete(parse_vip(request.path_params["vip"])))
+
+    def noun(read: Callable[[Address | None], Any]) -> Handler:
+        async def show(request: Request) -> Response:
+            only = request.query_params.get("vip")
+            return JSONResponse(read(parse_vip(only) if only else None))
+
+        return show
+
+    async def expose(request: Request) -> Response:
+        return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(
+        routes=[
+            Route("/v1/vips", vips, methods=["GET"]),
+            Route("/v1/vips", add, methods=["POST"]),
+            Route("/v1/vips/{vip}", vip, methods=["GET"]),
+            Route("/v1/vips/{vip}", change, methods=["PATCH"]),
+            Route("/v1/vips/{vip}", delete, methods=["DELETE"]),
+            Route("/v1/hosts", noun(lambda _: rows.hosts())),
+            Route("/v1/listeners", noun(rows.listeners)),
+            Route("/v1/ports", noun(rows.ports)),
+            Route("/v1/connections", noun(rows.connections)),
+            Route("/v1/blocks", noun(lambda _: rows.blocks())),
+            Route("/v1/status", noun(lambda _: status())),
+            Route("/metrics", expose),
+        ],
+        exception_handlers={AnyportError: _error},
+    )
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    status = error.exit_status if isinstance(error, AnyportError) else 1
+    body = {"error": str(error), "exit": status}
+    return JSONResponse(body, status_code=400 if status == 2 else 503)
+
+
+def _pending(why: str | None) -> Response:
+    return JSONResponse({"pending": why})
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except json.JSONDecodeError:
+        raise UsageError("the request's body is not JSON") from None
+    if not isinstance(body, dict):
+        raise UsageError("the request's body is not a JSON object")
+    return body
+
+
+class Server(uvicorn.Server):
+    """uvicorn on a socket of ours; the daemon, not the server, handles signals."""
+
+    def __init__(self, app: Starlette, listening: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, log_level="warning", lifespan="off", access_log=False
+            )
+        )
+        self._listening = listening
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def run_until_stopped(self) -> None:
+        await self.serve(sockets=[self._listening])

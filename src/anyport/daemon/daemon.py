@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of `anyport run`: check, join, adopt, run, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from anyport import __version__
+from anyport.agent.agent import Agent
+from anyport.config import Config, load
+from anyport.daemon import state
+from anyport.daemon.api import Server, application
+from anyport.daemon.operator import Operator
+from anyport.daemon.rows import Rows
+from anyport.daemon.status import Status
+from anyport.distributor.distributor import Distributor
+from anyport.errors import AnyportError, RegistryError, UsageError
+from anyport.kernel import netlink
+from anyport.kernel.distribute import DistributorKernel
+from anyport.kernel.features import cgroup2_mount, require_kernel
+from anyport.kernel.listen import ListenKernel
+from anyport.kernel.netlink import Interface
+from anyport.kernel.sysctl import set_sysctls
+from anyport.metrics import collector
+from anyport.model import Host
+from anyport.registry import embedded
+from anyport.registry.base import Registry
+from anyport.registry.etcd import EtcdRegistry
+from anyport.registry.membership import Membership
+from anyport.registry.mirror import Mirror
+from anyport.registry.publisher import Publisher
+
+log = logging.getLogger("anyport")
+
+LEAVE_SECONDS = 3.0
+
+# The same on all distributors of a cluster, so that a takeover hashes alike. No
+# secret: who aims flows at one target gains no more than by sending it as many.
+HASH_KEY = 0x616E79706F72742D616E79706F72742D
+
+
+def run(path: Path) -> int:
+    """`anyport run`: returns the exit status. Raises AnyportError before anything is touched."""
+    config = load(path)
+    if os.geteuid() != 0:
+        raise AnyportError("anyport run loads programs into the kernel: run it as root")
+    logging.basicConfig(
+        level=config.daemon.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(_main(config))
+    return 0
+
+
+async def _main(config: Config) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    interface = await _check_host(config)
+    require_kernel()
+    state.private_directory(Path(config.daemon.state))
+    held = state.lock(Path(config.daemon.state))
+    try:
+        async with _registry(config) as registry:
+            await Daemon(config, interface, registry).run(stop)
+    finally:
+        os.close(held)
+
+
+async def _check_host(config: Config) -> Interface:
+    interface = await netlink.interface(config.host.interface)
+    address = ip_address(config.host.address)
+    if address not in interface.addresses:
+        has = ", ".join(map(str, interface.addresses)) or "none"
+        raise UsageError(f"host.address {address}: {interface.name} does not have it; it has {has}")
+    return interface
+
+
+@contextlib.asynccontextmanager
+async def _registry(config: Config) -> AsyncIterator[Registry]:
+    settings = config.registry
+    endpoints = list(settings.endpoints) or await embedded.start_or_adopt(Path(settings.data))
+    registry = EtcdRegistry(
+        endpoints,
+        ca=Path(settings.ca) if settings.ca else None,
+        cert=Path(settings.cert) if settings.cert else None,
+        key=Path(settings.key) if settings.key else None,
+    )
+    try:
+        yield registry
+    finally:
+        await registry.close()
+
+
+class Daemon:
+    """Both loops of one host, with what they share."""
+
+    def __init__(self, config: Config, interface: Interface, registry: Registry) -> None:
+        self._config = config
+        self._interface = interface
+        self._registry = registry
+        self._publisher = Publisher(registry)
+        self._mirror = Mirror(registry)
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._membership = Membership(
+            registry,
+            self._publisher,
+            Path(config.daemon.state),
+            config.host.name,
+            config.registry.ttl,
+            self._contact,
+        )
+        self._listen: ListenKernel | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`, or until a part fails: then raises what it raised."""
+        config = self._config
+        server_socket = state.listen_unix(Path(config.daemon.socket))
+        await self._membership.join(self._describe)
+        set_sysctls(config.host.interface)
+        pins = Path(config.daemon.pins)
+        self._listen = listen = ListenKernel.attach(self._cgroup(), pins)
+        packets = DistributorKernel.attach(
+            self._interface.index, pins, config.tables.connections, HASH_KEY
+        )
+        self._contact()
+        self._spawn(self._mirror.run())
+        self._spawn(self._membership.run())
+        agent = Agent(config, listen, self._registry, self._mirror, self._publisher)
+        distributor = Distributor(
+            config,
+            packets,
+            self._interface,
+            self._registry,
+            self._mirror,
+            self._publisher,
+        )
+        await self._ready_or_failed(agent.start())
+        await self._ready_or_failed(distributor.start())
+        for task in (self._publisher.run(), agent.run(), distributor.run()):
+            self._spawn(task)
+        rows = Rows(self._mirror.cluster, agent, distributor)
+        status = Status(config, self._mirror, self._publisher, agent, distributor)
+        metrics = collector(self._mirror, agent, distributor, listen, packets)
+        app = application(rows, Operator(self._registry, self._mirror), status.row, metrics)
+        self._spawn(Server(app, server_socket).run_until_stopped())
+        _tell_systemd("READY=1")
+        log.info("anyport %s: host %s is a member", __version__, config.host.name)
+        try:
+            await self._until(stop)
+            await self._leave(distributor)
+        finally:
+            agent.close()
+            await self._end_tasks()
+            listen.close()
+            packets.close()
+
+    def _spawn(self, task: Any) -> None:
+        self._tasks.append(asyncio.create_task(task))
+
+    async def _ready_or_failed(self, start: Any) -> None:
+        starting = asyncio.create_task(start)
+        await asyncio.wait([starting, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        self._raise_failure()
+        await starting
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and task.exception():
+                raise task.exception()  # type: ignore[misc]
+
+    async def _leave(self, distributor: Distributor) -> None:
+        """Hands the VIPs on, then withdraws everything this host has said."""
+        log.info("leaving")
+        with contextlib.suppress(RegistryError, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await distributor.leave()
+                await self._membership.leave()
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _contact(self) -> None:
+        """The registry answered: ports may be handed out until well before the quarantine ends."""
+        if self._listen is not None:
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            self._listen.set_deadline(int((now + self._config.blocks.quarantine / 2) * 1e9))
+
+    def _describe(self, instance: str) -> Host:
+        host = self._config.host
+        return Host(
+            host.name,
+            ip_address(host.address),
+            host.weight,
+            since=time.time(),
+            instance=instance,
+        )
+
+    def _cgroup(self) -> Path:
+        """require_kernel() has seen that there is a cgroup2 mount."""
+        return Path(self._config.daemon.cgroup or cgroup2_mount() or "")
+
+
+def _tell_systemd(state: str) -> None:
+    """sd_notify(3), if the unit asked for it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.sendto(state.encode(), address.replace("@", "\0", 1))

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's own directory and socket: private to root, and one daemon's at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from anyport.errors import AnyportError
+
+
+def private_directory(path: Path) -> None:
+    """Makes it (mode 0700) with its parents. Raises AnyportError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnyportError(f"{path}: {error.strerror}") from None
+
+
+def lock(directory: Path) -> int:
+    """Holds the directory for this process; the open descriptor. Raises AnyportError if held."""
+    path = directory / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = path.read_text().strip() or "unknown"
+        os.close(descriptor)
+        raise AnyportError(
+            f"another daemon (pid {holder}) runs with the state directory {directory}: "
+            "give each a daemon.state of its own"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A listening socket with mode 0600; a leftover of a dead daemon is replaced."""
+    private_directory(path.parent)
+    path.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        server.bind(os.fspath(path))
+    except OSError as error:
+        raise AnyportError(f"daemon.socket {path}: {error.strerror}") from None
+    finally:
+        os.umask(before)
+    server.listen(64)
+    return server

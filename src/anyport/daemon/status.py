@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`anyport status`: is this host healthy, and if not, why."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from anyport import __version__
+from anyport.agent.agent import Agent
+from anyport.agent.definitions import present_distributor
+from anyport.config import Config
+from anyport.distributor.distributor import Distributor
+from anyport.model.definition import Address
+from anyport.registry.mirror import Mirror
+from anyport.registry.publisher import Publisher
+
+
+class Status:
+    def __init__(
+        self,
+        config: Config,
+        mirror: Mirror,
+        publisher: Publisher,
+        agent: Agent,
+        distributor: Distributor,
+    ) -> None:
+        self._config = config
+        self._mirror = mirror
+        self._publisher = publisher
+        self._agent = agent
+        self._distributor = distributor
+
+    def row(self) -> dict[str, Any]:
+        problems = self._problems()
+        cluster = self._mirror.cluster
+        vips = [self._vip(vip) for vip in cluster.definitions]
+        return {
+            "healthy": not problems,
+            "ready": all(vip["ready"] for vip in vips),
+            "problems": problems,
+            "host": self._agent.host,
+            "version": __version__,
+            "registry": {
+                "endpoints": list(self._config.registry.endpoints) or "own etcd",
+                "connected": self._mirror.connected,
+                "stale_seconds": self._stale_seconds(),
+                "revision": cluster.revision,
+            },
+            "hosts": len(cluster.hosts),
+            "listeners": len(self._agent.listeners),
+            "vips": vips,
+        }
+
+    def _vip(self, vip: Address) -> dict[str, Any]:
+        definition = self._mirror.cluster.definitions[vip]
+        distributing = present_distributor(self._mirror.cluster, vip)
+        concerned = definition.allows(self._agent.host)
+        holds = distributing is not None and distributing.definition == definition
+        free = self._agent.pools.free(vip)
+        return {
+            "vip": str(vip),
+            "distributor": distributing.host if distributing else None,
+            "distributing_here": vip in self._distributor.offices,
+            "free_ports": free,
+            "ready": holds and (not concerned or (vip in self._agent.hosted and free > 0)),
+        }
+
+    def _stale_seconds(self) -> float:
+        since = self._mirror.stale_since
+        return 0.0 if since is None else round(asyncio.get_running_loop().time() - since, 1)
+
+    def _problems(self) -> list[str]:
+        problems = [
+            f"{what}: {why}"
+            for source in (self._agent.problems, self._distributor.problems)
+            for what, why in source.items()
+        ]
+        if not self._mirror.connected:
+            problems.append(
+                f"registry: no answer for {self._stale_seconds():.0f} s; "
+                "packets go on from the last known state"
+            )
+        if self._publisher.failing_since is not None:
+            problems.append("registry: what this host says cannot be written; retrying")
+        for vip in self._mirror.cluster.definitions:
+            if present_distributor(self._mirror.cluster, vip) is None:
+                problems.append(f"vip {vip}: no host distributes it")
+        return problems

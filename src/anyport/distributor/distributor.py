@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop of a candidate: is it elected, what it publishes, what it programs (R1, R5-R7)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from anyport.config import Config
+from anyport.decide import routes as rules
+from anyport.decide.election import elect, next_term
+from anyport.decide.tables import HostRow, Path
+from anyport.distributor.programmer import Programmer
+from anyport.errors import RegistryError
+from anyport.kernel.distribute import ConnectionRow, DistributorKernel
+from anyport.kernel.netlink import Interface, announce
+from anyport.model import Candidacy, Claim, Distributing, PortKey
+from anyport.model.definition import Address
+from anyport.registry import values
+from anyport.registry.base import Delete, Registry, Unchanged
+from anyport.registry.keys import CandidacyKey, ClaimKey, DistributingKey
+from anyport.registry.mirror import Mirror
+from anyport.registry.publisher import Publisher
+from anyport.registry.touched import Touched
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+ANNOUNCEMENTS = 3
+ANNOUNCE_SECONDS = 0.3
+
+
+@dataclass
+class Office:
+    """A tenure: what this host publishes for a VIP, and whether it answers for it yet."""
+
+    published: Distributing
+    blocks: rules.BlockIndex
+    answering: bool = False
+
+
+class Distributor:
+    """Distributes the VIPs for which this host is elected."""
+
+    def __init__(
+        self,
+        config: Config,
+        kernel: DistributorKernel,
+        interface: Interface,
+        registry: Registry,
+        mirror: Mirror,
+        publisher: Publisher,
+    ) -> None:
+        self.host = config.host.name
+        self._config = config
+        self._kernel = kernel
+        self._interface = interface
+        self._registry = registry
+        self._mirror = mirror
+        self._publisher = publisher
+        self._subscription = mirror.subscribe()
+        self.offices: dict[Address, Office] = {}
+        self.problems: dict[str, str] = {}
+        self._hosts: dict[str, HostRow] = {}
+        self._absent: dict[Claim, float] = {}
+        self._announcing: dict[Address, asyncio.Task[None]] = {}
+
+    # ---- start and stop ----
+
+    async def start(self) -> None:
+        """Adopts what the kernel has; nothing is decided before the first complete listing."""
+        await self._subscription.changed()
+        names = {host.address: name for name, host in self._mirror.cluster.hosts.items()}
+        self.programmer = Programmer(self._kernel, names)
+        self._hosts = self._host_rows()
+        self._stand()
+        for (vip, host), mine in self._mirror.cluster.distributing.items():
+            if host == self.host:  # resumed with the lease; an election decides what becomes of it
+                key = str(DistributingKey(host, vip))
+                self._publisher.set(key, values.encode(mine))
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._ticks())
+
+    async def leave(self) -> None:
+        """A polite stop: the next host takes over; until it announces, this kernel forwards on."""
+        for vip in self.offices:
+            self._publisher.delete(str(DistributingKey(self.host, vip)))
+        for vip in self._mirror.cluster.definitions:
+            self._publisher.delete(str(CandidacyKey(self.host, vip)))
+
+    # ---- the registry changed ----
+
+    async def _follow(self) -> None:
+        await self._elections(self._vips())
+        while True:
+            touched = await self._subscription.changed()
+            # A KernelError ends the daemon: what the maps hold is then unknown, and a restart
+            # adopts it. Packets go on meanwhile.
+            await self._react(touched)
+
+    async def _react(self, touched: Touched) -> None:
+        if touched.definitions:
+            self._stand()
+        hosts = self._host_rows() if touched.hosts else self._hosts
+        moved = {vip for vip in self.offices if hosts != self._hosts or vip in touched.claims}
+        self._hosts = hosts
+        if touched.first:
+            moved |= self.offices.keys()
+        for vip in moved | (touched.definitions & self.offices.keys()):
+            await self._redistribute(vip)
+        self._ports_changed((vip, key) for vip, key in touched.ports if vip not in moved)
+        if touched.definitions or touched.candidacies or touched.distributing or touched.hosts:
+            await self._elections(self._vips())
+
+    def _vips(self) -> set[Address]:
+        return {*self._mirror.cluster.definitions, *self.offices, *self.programmer.vips}
+
+    def _stand(self) -> None:
+        """Candidate for every VIP whose definition allows this host."""
+        for vip, definition in self._mirror.cluster.definitions.items():
+            key = str(CandidacyKey(self.host, vip))
+            if self._config.distributor.eligible and definition.allows(self.host):
+                value = values.encode(Candidacy(vip, self.host, self._config.distributor.rank, 0))
+                if self._publisher.wanted(key) != value:
+                    self._publisher.set(key, value)
+            else:
+                self._publisher.delete(key)
+
+    async def _elections(self, vips: Iterable[Address]) -> None:
+        for vip in vips:
+            elected = self._elected(vip)
+            if elected == self.host and vip not in self.offices:
+                await self._take_office(vip)
+            elif elected != self.host:
+                self._resign(vip, elected)
+
+    def _elected(self, vip: Address) -> str | None:
+        cluster = self._mirror.cluster
+        definition = cluster.definitions.get(vip)
+        if definition is None:
+            return None
+        return elect(
+            definition,
+            cluster.candidacies.values(),
+            cluster.hosts,
+            cluster.distributing.values(),
+        )
+
+    # ---- tenure ----
+
+    async def _take_office(self, vip: Address) -> None:
+        """Program everything, publish, and only then answer: nothing is refused in between."""
+        cluster = self._mirror.cluster
+        definition = cluster.definitions[vip]
+        before = cluster.distributing.get((vip, self.host))
+        terms = [d.term for (v, _), d in cluster.distributing.items() if v == vip]
+        term = before.term if before is not None else next_term(terms, cluster.revision)
+        self.programmer.open(vip)
+        office = Office(Distributing(self.host, term, definition, 0), rules.BlockIndex((), vip))
+        self.offices[vip] = office
+        self._program_all(vip, office)
+        await self._publish(vip, office)
+        self.programmer.answer(vip, self._interface.mac)
+        office.answering = True
+        log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)
+        self._announce(vip)
+
+    def _resign(self, vip: Address, elected: str | None) -> None:
+        """Another host has the VIP, or nobody is to have it."""
+        office = self.offices.pop(vip, None)
+        self._publisher.delete(str(DistributingKey(self.host, vip)))
+        if office is not None:
+            log.info("vip %s: term %d ends", vip, office.published.term)
+        if vip in self._announcing:
+            self._announcing.pop(vip).cancel()
+        # Until a successor has published, packets had better go on through here.
+        published = {h for v, h in self._mirror.cluster.distributing if v == vip}
+        if vip not in self._mirror.cluster.definitions or published - {self.host}:
+            self.programmer.close(vip)
+
+    async def _redistribute(self, vip: Address) -> None:
+        definition = self._mirror.cluster.definitions.get(vip)
+        office = self.offices[vip]
+        if definition is None:
+            return
+        office.published = replace(office.published, definition=definition)
+        self._program_all(vip, office)
+        await self._publish(vip, office)
+
+    def _program_all(self, vip: Address, office: Office) -> None:
+        cluster = self._mirror.cluster
+        definition = office.published.definition
+        office.blocks = rules.BlockIndex(cluster.claims.values(), vip)
+        routes = rules.routes(cluster, definition)
+        self.programmer.replace(vip, definition.method, routes, self._hosts)
+        office.published = replace(office.published, programmed_revision=cluster.revision)
+
+    async def _publish(self, vip: Address, office: Office) -> None:
+        key = str(DistributingKey(self.host, vip))
+        self._publisher.set(key, values.encode(office.published))
+        await self._publisher.flushed([key])
+
+    def _ports_changed(self, changed: Iterable[tuple[Address, PortKey]]) -> None:
+        by_vip: dict[Address, list[PortKey]] = {}
+        for vip, port in changed:
+            if vip in self.offices:
+                by_vip.setdefault(vip, []).append(port)
+        for vip, ports in by_vip.items():
+            self._route(vip, self.offices[vip], ports)
+
+    def _route(self, vip: Address, office: Office, ports: Iterable[PortKey]) -> None:
+        cluster, definition = self._mirror.cluster, office.published.definition
+        listeners = cluster.listeners.get(vip, {})
+        routes = {
+            port: rules.route(
+                port,
+                listeners.get(port, {}),
+                definition,
+                cluster.hosts,
+                office.blocks.owner(port[1]),
+            )
+            for port in ports
+        }
+        self.programmer.change(vip, definition.method, routes, self._hosts)
+
+    def _host_rows(self) -> dict[str, HostRow]:
+        return {
+            name: HostRow(
+                host.address,
+                Path.LOCAL if name == self.host else Path.L2,
+                0 if name == self.host else self._interface.index,
+                host.weight,
+            )
+            for name, host in self._mirror.cluster.hosts.items()
+        }
+
+    # ---- the LAN ----
+
+    def _announce(self, vip: Address) -> None:
+        if vip in self._announcing:
+            self._announcing.pop(vip).cancel()
+        self._announcing[vip] = asyncio.create_task(self._announce_often(vip))
+
+    async def _announce_often(self, vip: Address) -> None:
+        """More than once, as one frame may be lost (RFC 5227, 2.3)."""
+        for _ in range(ANNOUNCEMENTS):
+            announce(vip, self._interface)
+            await asyncio.sleep(ANNOUNCE_SECONDS)
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            for vip in list(self.offices):
+                self._check_fence(vip)
+            try:
+                await self._collect_claims()
+            except RegistryError as error:
+                log.debug("claims: %s", error)
+
+    def _check_fence(self, vip: Address) -> None:
+        """Only a registry that answers, and says so, lifts a fence: else another host has it."""
+        if not self.programmer.fenced(vip):
+            self.problems.pop(f"vip {vip}", None)
+        elif self._mirror.connected and self._elected(vip) == self.host:
+            self._problem(f"vip {vip}", "another machine on the LAN announced it")
+            self.programmer.answer(vip, self._interface.mac)
+            self._announce(vip)
+
+    # ---- dead hosts' blocks ----
+
+    async def _collect_claims(self) -> None:
+        """Deletes the claims of hosts that have been gone for longer than the quarantine."""
+        now = asyncio.get_running_loop().time()
+        cluster = self._mirror.cluster
+        absent = {
+            claim
+            for claim in cluster.claims.values()
+            if claim.host not in cluster.hosts and claim.block.vip in self.offices
+        }
+        self._absent = {claim: self._absent.get(claim, now) for claim in absent}
+        for claim, since in self._absent.items():
+            if now - since > self._config.blocks.quarantine and self._mirror.connected:
+                key = str(ClaimKey(claim.host, claim.block.vip, claim.block.first))
+                await self._registry.write([Delete(key)], [Unchanged(key, claim.create_revision)])
+                log.info(
+                    "vip %s: ports %d-%d of %s, gone for %.0f s, are free again",
+                    claim.block.vip,
+                    claim.block.first,
+                    claim.block.last,
+                    claim.host,
+                    now - since,
+                )
+
+    def _problem(self, what: str, why: str) -> None:
+        if self.problems.get(what) != why:
+            log.error("%s: %s", what, why)
+        self.problems[what] = why
+
+    def slot(self, host: str) -> int | None:
+        return self.programmer.slot(host)
+
+    def connections(self) -> Iterator[ConnectionRow]:
+        return self._kernel.connections()

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that writes the distributor's maps, command by command, in the planned order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from anyport.decide.tables import (
+    MAX_VIPS,
+    Command,
+    HostRow,
+    SetHost,
+    SetRoutes,
+    SetSelection,
+    Tables,
+    plan,
+    replacing,
+)
+from anyport.errors import AnyportError
+from anyport.kernel.distribute import DistributorKernel
+from anyport.model import Method, PortKey, Route
+from anyport.model.definition import Address
+
+
+class Programmer:
+    """Routes of every VIP that this host distributes, as the kernel has them."""
+
+    def __init__(self, kernel: DistributorKernel, names: Mapping[Address, str]) -> None:
+        """Adopts what the kernel has; `names` says whose the addresses are."""
+        self._kernel = kernel
+        self._indexes = {vip: index for vip, (index, _) in kernel.vips().items()}
+        self._tables = Tables.adopt(
+            hosts=kernel.hosts(),
+            selections=kernel.selections(),
+            routes={index: kernel.routes(index) for index in self._indexes.values()},
+            names_by_address=names,
+        )
+
+    @property
+    def vips(self) -> Mapping[Address, int]:
+        """VIP -> row, of those that have routes here."""
+        return self._indexes
+
+    def open(self, vip: Address) -> None:
+        """A row for the VIP. Raises AnyportError when all are in use."""
+        if vip in self._indexes:
+            return
+        free = set(range(MAX_VIPS)) - set(self._indexes.values())
+        if not free:
+            raise AnyportError(f"vip {vip}: {MAX_VIPS} VIPs are distributed here, and no more fit")
+        index = min(free)
+        self._kernel.create_routes(index)
+        self._kernel.unfence(index)
+        self._indexes[vip] = index
+
+    def close(self, vip: Address) -> None:
+        """Stops answering and forwarding for the VIP, then forgets its routes."""
+        index = self._indexes.pop(vip, None)
+        if index is None:
+            return
+        self._kernel.delete_vip(vip)
+        self._apply(plan(self._tables, index, Method.HASH, replacing(self._tables, index, {}), {}))
+        self._kernel.clear_routes(index)
+
+    def answer(self, vip: Address, mac: bytes) -> None:
+        """From now on packets to the VIP are distributed and ARP for it is answered here."""
+        self._kernel.unfence(self._indexes[vip])
+        self._kernel.set_vip(vip, self._indexes[vip], mac)
+
+    def fenced(self, vip: Address) -> bool:
+        return self._kernel.fenced(self._indexes[vip])
+
+    def replace(
+        self,
+        vip: Address,
+        method: Method,
+        routes: Mapping[PortKey, Route],
+        hosts: Mapping[str, HostRow],
+    ) -> None:
+        """The VIP's routes are these, and no others."""
+        self.change(vip, method, replacing(self._tables, self._indexes[vip], routes), hosts)
+
+    def change(
+        self,
+        vip: Address,
+        method: Method,
+        routes: Mapping[PortKey, Route | None],
+        hosts: Mapping[str, HostRow],
+    ) -> None:
+        """The routes of these ports are these; None: the local stack refuses."""
+        self._apply(plan(self._tables, self._indexes[vip], method, routes, hosts))
+
+    def slot(self, host: str) -> int | None:
+        return self._tables.slot(host)
+
+    def _apply(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            match command:
+                case SetHost(slot=slot, row=row):
+                    self._kernel.set_host(slot, row.address, row.path, row.ifindex, row.weight)
+                case SetSelection(index=index, row=selection):
+                    self._kernel.set_selection(index, selection.method, selection.slots)
+                case SetRoutes(vip_index=vip_index, rows=rows):
+                    self._kernel.set_routes(vip_index, rows)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this host says in the registry: one place holds the wish, one task writes the difference.
+
+Every key is beneath the host's own prefix and carries its lease, so that a
+host that dies withdraws itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+
+from anyport.errors import RegistryError
+from anyport.registry.base import Delete, Put, Registry, Write
+
+log = logging.getLogger(__name__)
+
+BATCH = 128  # operations in one transaction: etcd's default limit
+RETRY_SECONDS = 0.5
+_UNKNOWN = b"\x00"  # equals no value: what the registry has for a key after a failed write
+
+
+class Publisher:
+    """Keeps the registry equal to what was last asked for, in batches, in order of asking.
+
+    One transaction is in flight at a time: two writes of one key cannot
+    overtake each other, and whatever comes meanwhile joins the next batch.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._lease = 0
+        self._want: dict[str, bytes] = {}
+        self._have: dict[str, bytes] = {}
+        self._dirty: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._written = asyncio.Condition()
+        self.revision = 0
+        self.failing_since: float | None = None
+
+    def set(self, key: str, value: bytes) -> None:
+        self._want[key] = value
+        self._mark(key)
+
+    def delete(self, key: str) -> None:
+        """Deleting what was never set is no work."""
+        self._want.pop(key, None)
+        self._mark(key)
+
+    def wanted(self, key: str) -> bytes | None:
+        return self._want.get(key)
+
+    def lease_renewed(self, lease: int, surviving: Mapping[str, bytes]) -> None:
+        """A (new) lease holds: of our keys the registry has only `surviving`, write the rest."""
+        self._lease = lease
+        self._have = dict(surviving)
+        for key in {**self._have, **self._want}:
+            self._mark(key)
+
+    async def flushed(self, keys: Iterable[str]) -> int:
+        """Waits until the registry has what is wanted for `keys`; the last write's revision."""
+        waiting = tuple(keys)
+        async with self._written:
+            await self._written.wait_for(
+                lambda: all(self._have.get(k) == self._want.get(k) for k in waiting)
+            )
+        return self.revision
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._lease and (batch := self._batch()):
+                await self._write(batch)
+
+    def _mark(self, key: str) -> None:
+        # Equal, but a write of this key is in flight: _settle() marks it again.
+        if self._have.get(key) != self._want.get(key):
+            self._dirty[key] = None
+            self._wake.set()
+
+    def _batch(self) -> dict[str, bytes | None]:
+        batch: dict[str, bytes | None] = {}
+        while self._dirty and len(batch) < BATCH:
+            key = next(iter(self._dirty))
+            del self._dirty[key]
+            if self._have.get(key) != self._want.get(key):
+                batch[key] = self._want.get(key)
+        return batch
+
+    async def _write(self, batch: Mapping[str, bytes | None]) -> None:
+        lease = self._lease
+        writes: list[Write] = [
+            Delete(key) if value is None else Put(key, value, lease) for key, value in batch.items()
+        ]
+        try:
+            self.revision = await self._registry.write(writes)
+        except RegistryError as error:
+            self._failed(error, batch)
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        if self.failing_since is not None:
+            log.info("registry: writes succeed again")
+            self.failing_since = None
+        if lease == self._lease:
+            self._settle(batch)
+        async with self._written:
+            self._written.notify_all()
+
+    def _settle(self, batch: Mapping[str, bytes | None]) -> None:
+        for key, value in batch.items():
+            if value is None:
+                self._have.pop(key, None)
+            else:
+                self._have[key] = value
+            # Asked for again while the write was in flight: `_mark` may have
+            # compared with what the registry had before it.
+            if self._want.get(key) != value:
+                self._mark(key)
+
+    def _failed(self, error: RegistryError, batch: Mapping[str, bytes | None]) -> None:
+        # The write may have happened all the same: repeat it, deletions too.
+        for key in batch:
+            self._have[key] = _UNKNOWN
+            self._dirty[key] = None
+        self._wake.set()
+        if self.failing_since is None:
+            self.failing_since = asyncio.get_running_loop().time()
+            log.warning("registry: cannot write %d keys, retrying: %s", len(batch), error)
