@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab itself, without daemons: namespaces, cgroups, programs in nodes, and going down."""
+"""The lab itself: namespaces, cgroups, programs in nodes, daemons, and going down."""
 
 from __future__ import annotations
 
@@ -170,7 +170,27 @@ def test_down_after_a_crash_half_way(lab: Lab, survivor: str) -> None:
     assert not lab.exists
 
 
-def test_a_daemon_that_ends_is_told_with_its_log_and_all_is_gone(lab: Lab) -> None:
+def test_up_is_ready_at_return_and_daemons_come_and_go(lab: Lab) -> None:
+    lab.up(2, {"vip": "10.77.0.200"}, {"host": {"weight": 7}, "registry": {"ttl": 3}})
+    for host in lab.hosts:
+        assert lab.client(host).get("status")["ready"]
+        assert [row["weight"] for row in lab.client(host).get("hosts")] == [7, 7]
+    pid = lab.daemon_pid("host2")
+    lab.kill_daemon("host2")
+    assert [row["healthy"] for row in lab.status()] == [True, False, None, None]
+    lab.start_daemon("host2")
+    assert lab.daemon_pid("host2") not in (None, pid)
+    lab.down()
+    assert leftovers(lab) == []
+
+
+def test_up_that_fails_leaves_nothing(lab: Lab) -> None:
+    with pytest.raises(AnyportError, match=r"(?s)daemon of host1 ended.*interface 'eth9'"):
+        lab.up(1, settings={"host": {"interface": "eth9"}})
+    assert leftovers(lab) == []
+
+
+def test_a_daemon_that_ends_is_told_with_its_log(lab: Lab) -> None:
     """Its configuration is wrong, so it does not get far."""
     lab.build(hosts=1)
     lab.configure("host1", {"host": {"weight": "heavy"}})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from anyport.cli.tables import print_json, print_rows
 from anyport.errors import ConfigError
 
 if TYPE_CHECKING:
-    from anyport.config import Config
+    from anyport.config import Config, DaemonConfig
     from anyport.kernel.features import Finding
 
 _WORDS = {True: "found", False: "missing", None: "unknown"}
@@ -43,7 +44,8 @@ def _findings() -> Iterator[Finding]:
     config, finding = _config()
     yield finding
     yield from features.kernel_findings()
-    yield from features.host_findings(config.host.interface if config else None)
+    interface = config.host.interface if config else None
+    yield from features.host_findings(interface, Path(_daemon(config).pins))
     if config is None or not config.registry.endpoints:
         yield _etcd()
 
@@ -57,6 +59,12 @@ def _config() -> tuple[Config | None, Finding]:
         return config.load(path), Finding("configuration", True, True, str(path))
     except ConfigError as error:
         return None, Finding("configuration", False, True, str(error), f"write {path}")
+
+
+def _daemon(config: Config | None) -> DaemonConfig:
+    from anyport.config import DaemonConfig
+
+    return config.daemon if config else DaemonConfig()
 
 
 def _etcd() -> Finding:

@@ -90,9 +90,9 @@ def kernel_findings() -> Iterator[Finding]:
     yield from _programs()
 
 
-def host_findings(interface: str | None) -> Iterator[Finding]:
+def host_findings(interface: str | None, pins: Path) -> Iterator[Finding]:
     """What is set up or put right at run time. `interface` None: no configuration to name it."""
-    yield _bpffs()
+    yield _bpffs(pins)
     yield from _sysctls(interface or "all")
     yield _mptcp()
     if interface is not None:
@@ -194,8 +194,8 @@ def _programs() -> Iterator[Finding]:
         yield Finding(f"{helper} in {name.lower()}", has, True, use, _NEWER)
 
 
-def _bpffs() -> Finding:
-    mount = bpffs_mount(Path("/sys/fs/bpf"))
+def _bpffs(pins: Path) -> Finding:
+    mount = bpffs_mount(pins)
     remedy = "`anyport run` mounts it; by hand: mount -t bpf bpf /sys/fs/bpf"
     return Finding("bpffs", mount is not None, False, str(mount or ""), remedy)
 

@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 from anyport.errors import AnyportError
-from anyport.registry import embedded
+from anyport.registry.embedded import start_or_adopt
 
 
 def main(data: str, address: str) -> int:
     try:
-        endpoints = asyncio.run(embedded.start_or_adopt(Path(data), listen_host=address))
+        endpoints = asyncio.run(start_or_adopt(Path(data), listen_host=address))
     except AnyportError as error:
         print(error, file=sys.stderr)
         return 1

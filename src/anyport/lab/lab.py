@@ -57,9 +57,10 @@ class Lab:
         """
         self.build(hosts)
         with self._or_down():
-            endpoints = self._start_etcd()
+            wanted = {"registry": {}, **(settings or {})}
+            wanted["registry"] = {**wanted["registry"], "endpoints": self._start_etcd()}
             for name in self.hosts:
-                self.configure(name, {**(settings or {}), "registry": {"endpoints": endpoints}})
+                self.configure(name, wanted)
                 self._start(name)
             self._await(self._all_joined, "every host to see every other")
             if definition is not None:
