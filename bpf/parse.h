@@ -137,7 +137,7 @@ static __always_inline bool parse_tcp(const struct frame *frame, struct packet *
 {
 	__u32 room = packet->total - packet->header;
 
-	if (room < sizeof(*tcp) || (void *)(tcp + 1) > frame->end)
+	if ((void *)(tcp + 1) > frame->end)
 		return false;
 	if (tcp->doff * 4 < sizeof(*tcp) || tcp->doff * 4 > room)
 		return false;
@@ -154,7 +154,7 @@ static __always_inline bool parse_udp(const struct frame *frame, struct packet *
 {
 	__u32 room = packet->total - packet->header;
 
-	if (room < sizeof(*udp) || (void *)(udp + 1) > frame->end)
+	if ((void *)(udp + 1) > frame->end)
 		return false;
 	if (bpf_ntohs(udp->len) < sizeof(*udp) || bpf_ntohs(udp->len) > room)
 		return false;

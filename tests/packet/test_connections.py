@@ -45,6 +45,13 @@ def test_what_is_remembered(world: World) -> None:
     assert (connection.protocol, connection.slot) == (Protocol.TCP, w.A)
 
 
+def test_a_retransmitted_syn_establishes_nothing(world: World) -> None:
+    world.send(segment(w.SHARED), segment(w.SHARED))
+    connection = world.connection()
+    assert connection is not None
+    assert connection.state is ConnectionState.NEW
+
+
 def test_rst_closes(world: World) -> None:
     assert world.send(segment(w.SHARED), segment(w.SHARED, RST)) == ["selected", "established"]
     connection = world.connection()
@@ -144,7 +151,9 @@ def test_unique_remembers_nothing(world: World) -> None:
 
 
 def test_unknown_and_refused_packets_remember_nothing(world: World) -> None:
+    world.kernel.set_selection(9, 0, [64])
     world.send(segment(w.SHARED, ACK), segment(w.CLOSED), segment(w.CLOSED, ACK))
+    world.send(segment(w.TO_EMPTY_TABLE), segment(w.TO_ABSENT_TABLE))
     assert list(world.kernel.connections()) == []
 
 

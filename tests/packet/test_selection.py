@@ -92,6 +92,13 @@ def test_an_unknown_packet_takes_no_turn(world: World) -> None:
     assert [world.slot(5000), world.slot(5001)] == [w.HERE, w.A]
 
 
+def test_an_unknown_packet_of_a_round_robin_port_goes_by_weight(world: World) -> None:
+    """Whose turn it was nobody knows; the mask, unlike the table, makes it the same each time."""
+    world.kernel.set_selection(2, abi.SelectionMethod.ROUND_ROBIN, [w.A])
+    world.route(w.TURNS, distributed(2, w.HERE))
+    assert world.run(segment(w.TURNS, ACK)).action == w.PASSED
+
+
 def test_an_unknown_packet_goes_where_its_syn_would(world: World) -> None:
     """The target is seen by its path: what is here is passed up, TTL untouched."""
     world.kernel.set_selection(6, abi.SelectionMethod.HASH, [w.HERE, w.A] * 50)

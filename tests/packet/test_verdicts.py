@@ -158,6 +158,7 @@ MALFORMED = [
     malformed("IP version 6", to_vip(6, SYN_TO_SHARED, version=6)),
     malformed("header length 0", to_vip(6, SYN_TO_SHARED, words=0)),
     malformed("header length 4 words", to_vip(6, SYN_TO_SHARED, words=4)),
+    malformed("header length 4 words, and the rest fits", to_vip(17, udp(8, w.SHARED), words=4)),
     malformed("header longer than the packet", to_vip(6, SYN_TO_SHARED, words=15)),
     malformed("total length 0", to_vip(6, SYN_TO_SHARED, total=0)),
     malformed("total length below the header's", to_vip(6, SYN_TO_SHARED, total=19)),
@@ -287,6 +288,11 @@ TABLES = [
         "a selection that names no host",
         w.segment(w.ONLY_A),
         lambda world: world.kernel.set_selection(1, 0, [64]),
+    ),
+    inconsistent(
+        "an empty selection by turns",
+        w.segment(w.TURNS),
+        lambda world: world.kernel.set_selection(2, 1, []),
     ),
     inconsistent(
         "a VIP without a port table",
