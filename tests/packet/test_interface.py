@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program on a real interface: attached, adopted, its packets seen on the wire."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from anyport.decide.rows import Path as PathKind
+from anyport.decide.rows import RouteKind, RouteRow
+from anyport.errors import KernelError
+from anyport.kernel import clsact, loader
+from anyport.kernel.distribute import DistributorKernel
+from anyport.kernel.libbpf import Link
+from anyport.model import Protocol
+from tests.packet import world as w
+from tests.packet.world import CLIENT, MAC, ROUTER_MAC, VIP, segment
+from tests.support.netns import fresh_bpffs, fresh_netns, run
+from tests.support.packets import ACK, arp, one_hop_on
+
+TARGET_MAC = bytes.fromhex("02000000dd02")
+TARGET = IPv4Address("10.0.0.2")
+
+
+class Wire:
+    """The far end of the distributor's LAN: sends frames and receives what comes."""
+
+    def __init__(self) -> None:
+        self.index = socket.if_nametoindex("lan")
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._socket.bind(("wire", 3))
+        self._socket.settimeout(10)
+
+    def send(self, frame: bytes) -> None:
+        self._socket.send(frame)
+
+    def receive(self) -> bytes:
+        """The next frame that the distributor sent; ETH_P_ALL shows our own as well."""
+        while True:
+            frame, (_, _, kind, _, _) = self._socket.recvfrom(65536)
+            if kind != socket.PACKET_OUTGOING:
+                return frame
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with fresh_netns():
+        add_lan()
+        for name in ("lan", "wire"):
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+            run("ip", "link", "set", name, "up")
+        run("ip", "address", "add", "10.0.0.1/24", "dev", "lan")
+        run(*f"ip neigh add {TARGET} lladdr {TARGET_MAC.hex(':')} dev lan nud permanent".split())
+        wire = Wire()
+        yield wire
+        wire.close()
+
+
+@pytest.fixture
+def pins(tmp_path: Path) -> Iterator[Path]:
+    with fresh_bpffs(tmp_path / "bpf") as pins:
+        yield pins
+
+
+def add_lan() -> None:
+    run(*f"ip link add lan address {MAC.hex(':')} type veth peer name wire".split())
+
+
+def attach(wire: Wire, pins: Path, connections: int = 1024) -> DistributorKernel:
+    return DistributorKernel.attach(wire.index, pins, connections, 7)
+
+
+def fill(kernel: DistributorKernel, wire: Wire) -> None:
+    kernel.set_host(w.A, TARGET, PathKind.L2, wire.index, 100)
+    kernel.set_selection(0, 0, [w.A])
+    kernel.create_routes(0)
+    kernel.set_routes(0, {(Protocol.TCP, w.SHARED): w.distributed(0, w.A)})
+    kernel.set_vip(VIP, 0, MAC)
+
+
+@pytest.fixture
+def kernel(wire: Wire, pins: Path) -> Iterator[DistributorKernel]:
+    kernel = attach(wire, pins)
+    fill(kernel, wire)
+    yield kernel
+    kernel.close()
+
+
+def forwarded(frame: bytes) -> bytes:
+    return TARGET_MAC + MAC + one_hop_on(frame)[12:]
+
+
+def test_arp_is_answered(kernel: DistributorKernel, wire: Wire) -> None:
+    wire.send(arp(1, ROUTER_MAC, CLIENT, VIP))
+    expected = arp(2, MAC, VIP, CLIENT, target_mac=ROUTER_MAC, destination=ROUTER_MAC, source=MAC)
+    assert wire.receive().hex() == expected.hex()
+
+
+def test_forwarded_to_the_targets_mac(kernel: DistributorKernel, wire: Wire) -> None:
+    frame = segment(w.SHARED)
+    wire.send(frame)
+    assert wire.receive().hex() == forwarded(frame).hex()
+
+
+def test_headers_outside_the_linear_part_are_pulled(kernel: DistributorKernel, wire: Wire) -> None:
+    frame = segment(w.SHARED, options=b"\x01" * 40, data=b"x" * 1000)
+    send_in_fragments(frame)
+    assert wire.receive().hex() == forwarded(frame).hex()
+    request = arp(1, ROUTER_MAC, CLIENT, VIP)
+    send_in_fragments(request)
+    assert wire.receive()[20:22] == b"\0\2"
+
+
+@pytest.mark.parametrize("length", [15, 20, 33])
+def test_no_whole_ip_header(kernel: DistributorKernel, wire: Wire, length: int) -> None:
+    """Not ours: the address is not there. The next frame tells that it was counted."""
+    before = kernel.counters()["not_ours"]
+    wire.send(segment(w.SHARED)[:length])
+    wire.send(segment(w.SHARED))
+    wire.receive()
+    assert kernel.counters()["not_ours"] == before + 1
+
+
+def test_adopted_by_the_next_daemon(wire: Wire, pins: Path) -> None:
+    """Routes and connections are there; packets are forwarded also while nobody runs."""
+    first = attach(wire, pins)
+    fill(first, wire)
+    wire.send(segment(w.SHARED))
+    wire.receive()
+    tables = first.vips(), first.routes(0), first.hosts(), first.selections()
+    first.close()
+    wire.send(segment(w.SHARED, ACK))
+    assert wire.receive() == forwarded(segment(w.SHARED, ACK))
+    second = attach(wire, pins)
+    assert (second.vips(), second.routes(0), second.hosts(), second.selections()) == tables
+    assert [(c.client_port, c.slot) for c in second.connections()] == [(5000, w.A)]
+    wire.send(segment(w.SHARED, ACK))
+    assert wire.receive() == forwarded(segment(w.SHARED, ACK))
+    assert second.counters()["established"] == 2
+    second.set_routes(0, {(Protocol.TCP, w.UNIQUE): RouteRow(RouteKind.UNIQUE, w.A, 2)})
+    wire.send(segment(w.UNIQUE))
+    assert wire.receive() == forwarded(segment(w.UNIQUE))
+    second.close()
+
+
+def test_connection_table_of_another_size_is_copied(wire: Wire, pins: Path) -> None:
+    first = attach(wire, pins, connections=1024)
+    fill(first, wire)
+    for client_port in range(3000, 3050):
+        wire.send(segment(w.SHARED, client_port=client_port))
+        wire.receive()
+    before = set(first.connections())
+    first.close()
+    second = attach(wire, pins, connections=2048)
+    assert len(before) == 50
+    assert set(second.connections()) == before
+    wire.send(segment(w.SHARED, client_port=2999))
+    wire.receive()
+    assert len(list(second.connections())) == 51
+    second.close()
+
+
+def test_a_link_to_an_interface_that_is_gone_is_replaced(wire: Wire, pins: Path) -> None:
+    attach(wire, pins).close()
+    run("ip", "link", "del", "lan")
+    add_lan()
+    again = DistributorKernel.attach(socket.if_nametoindex("lan"), pins, 1024, 7)
+    link = Link.open_pinned(pins / "links" / "distribute")
+    assert link.target == socket.if_nametoindex("lan")
+    link.close()
+    again.close()
+
+
+def test_detach_leaves_nothing(wire: Wire, pins: Path) -> None:
+    kernel = attach(wire, pins)
+    kernel.detach()
+    kernel.detach()
+    kernel.close()
+    assert [p.name for p in pins.iterdir() if p.suffix != ".debug"] == ["links"]
+    assert list((pins / "links").iterdir()) == []
+
+
+def test_a_pinned_map_of_another_layout_is_named(wire: Wire, pins: Path) -> None:
+    kernel = attach(wire, pins)
+    (pins / "hosts").unlink()
+    (pins / "vips").rename(pins / "hosts")
+    kernel.close()
+    with pytest.raises(KernelError, match=r"pinned map .*/hosts has type 1, .* needs 2"):
+        attach(wire, pins)
+
+
+def test_an_interface_that_is_not_there(wire: Wire, pins: Path) -> None:
+    with pytest.raises(KernelError, match="tcx_ingress: No such device"):
+        DistributorKernel.attach(4242, pins, 1024, 7)
+
+
+def test_clsact_where_there_is_no_tcx(wire: Wire) -> None:
+    """The same by a TC filter: attached twice it is replaced, not doubled."""
+    kernel = DistributorKernel.load(wire.index, None, 1024, 7)
+    fill(kernel, wire)
+    clsact.attach(kernel.program, wire.index)
+    clsact.attach(kernel.program, wire.index)
+    wire.send(segment(w.SHARED))
+    assert wire.receive() == forwarded(segment(w.SHARED))
+    assert run("tc", "filter", "show", "dev", "lan", "ingress").count("handle 0x") == 1
+    clsact.detach(wire.index)
+    clsact.detach(wire.index)
+    assert run("tc", "filter", "show", "dev", "lan", "ingress") == ""
+    kernel.close()
+
+
+def test_bpffs_is_mounted_where_there_is_none(tmp_path: Path) -> None:
+    pins = tmp_path / "a" / "b"
+    try:
+        loader.prepare_pins(pins)
+        loader.prepare_pins(pins)
+        assert loader.is_bpffs(pins)
+        assert (pins / "links").is_dir()
+        loader.prepare_pins(pins / "deeper")
+        mounts = Path("/proc/self/mountinfo").read_text()
+        assert mounts.count(str(tmp_path)) == 1
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            run("umount", str(pins))
+
+
+def send_in_fragments(frame: bytes) -> None:
+    """By a TPACKET_V2 ring (packet(7)), which leaves all but the Ethernet header in page fragments.
+
+    Nothing else that a test can send with gives the program a packet to pull.
+    """
+    version, ring, size = 10, 13, 4096  # PACKET_VERSION, PACKET_TX_RING
+    header, send_request = 32, 1
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender:
+        sender.setsockopt(263, version, 1)  # SOL_PACKET, TPACKET_V2
+        sender.setsockopt(263, ring, struct.pack("IIII", size, 1, size, 1))
+        sender.bind(("wire", 0))
+        with mmap.mmap(sender.fileno(), size) as memory:
+            memory[header : header + len(frame)] = frame
+            memory[:8] = struct.pack("II", send_request, len(frame))
+            sender.send(b"")
