@@ -1,61 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
 """An etcd of our own: for one host without endpoints, and for the lab.
 
-It outlives the daemon that started it, and the next daemon adopts it.
+It outlives the daemon that started it, and the next daemon adopts it. It has
+no TLS and no passwords: whoever reaches `listen_host` reads and writes all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from anyport.errors import AnyportError, RegistryError
 from anyport.registry.etcd import EtcdRegistry
 
 START_SECONDS = 15.0
+STOP_SECONDS = 5.0
 _RETRY_SECONDS = 0.02
+
+# Neither etcd's usual 2379 and 2380, for which another etcd may come, nor of
+# Linux's default ephemeral range, where any program's connection could sit on
+# one while our etcd is down.
+_PORTS = range(23790, 24790)
 
 
 @dataclass(frozen=True, slots=True)
 class _Etcd:
-    """What the state file says. `started`: field 22 of /proc/PID/stat, so that a pid that came
-    round again is not taken for it. The ports stay the same for ever."""
+    """What the state file says: ports for good, a process while it lives.
+
+    `started`: field 22 of /proc/PID/stat, and `boot`: the kernel's boot_id, so
+    that a pid that came round again is not taken for it.
+    """
 
     host: str
     client_port: int
     peer_port: int
+    token: str = ""
     pid: int = 0
     started: str = ""
+    boot: str = ""
 
     @property
     def endpoint(self) -> str:
-        return f"http://{self.host}:{self.client_port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.client_port}"
 
     @property
     def alive(self) -> bool:
-        return self.pid != 0 and self.started == _started(self.pid)
+        return self.pid != 0 and self.boot == _boot() and self.started == _started(self.pid)
 
 
 async def start_or_adopt(data: Path, *, listen_host: str = "127.0.0.1") -> list[str]:
     """The endpoints of the etcd whose data is in `data`; starts it unless it runs.
 
+    `listen_host`: an address of this network namespace, for clients.
     Raises AnyportError with the remedy if there is no etcd, or with the end of
     its log if it does not come up.
     """
-    _private(data)
-    etcd = _load(data) or _Etcd(listen_host, *_free_ports(listen_host))
-    if not etcd.alive:
-        etcd = _start(etcd, data)
-        _save(etcd, data)
-    await _answers(etcd, data)
+    _make_private(data)
+    async with _locked(data):
+        etcd = _load(data)
+        if etcd is None or not await _answers(etcd, data):
+            etcd = _start(_place(etcd, listen_host), data)
+            _save(etcd, data)
+            if not await _answers(etcd, data):
+                raise AnyportError(f"the embedded etcd ended: {_last_words(data)}")
     return [etcd.endpoint]
 
 
@@ -64,10 +83,24 @@ async def stop(data: Path) -> None:
     etcd = _load(data)
     if etcd is None or not etcd.alive:
         return
-    with suppress(ProcessLookupError):
-        os.kill(etcd.pid, signal.SIGTERM)
-    while etcd.alive:  # noqa: ASYNC110  # not a child of ours: there is no event to wait for
-        await asyncio.sleep(_RETRY_SECONDS)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.kill(etcd.pid, number)
+        if await _ended(etcd):
+            return
+    raise AnyportError(f"the embedded etcd (pid {etcd.pid}) does not end")
+
+
+def _place(old: _Etcd | None, host: str) -> _Etcd:
+    """The ports of last time if they are still free: its clients have them."""
+    if old is not None and _free(host, old.client_port) and _free("127.0.0.1", old.peer_port):
+        return replace(old, host=host)
+    client = next((port for port in _PORTS if _free(host, port)), None)
+    peer = next((p for p in _PORTS if p != client and _free("127.0.0.1", p)), None)
+    if client is None or peer is None:
+        raise AnyportError(f"registry: no free port for etcd on {host} in {_PORTS}")
+    token = old.token if old is not None else secrets.token_hex(8)
+    return _Etcd(host, client, peer, token)
 
 
 def _start(etcd: _Etcd, data: Path) -> _Etcd:
@@ -77,49 +110,67 @@ def _start(etcd: _Etcd, data: Path) -> _Etcd:
             "no etcd: without registry.endpoints the daemon starts one of its own; "
             "apt-get install etcd-server, or name endpoints"
         )
-    client, peer = etcd.endpoint, f"http://{etcd.host}:{etcd.peer_port}"
-    with open(data / "etcd.log", "ab", opener=_opener) as log:
+    log = data / "etcd.log"
+    with suppress(FileNotFoundError):
+        log.replace(data / "etcd.log.old")
+    with open(log, "ab", opener=_private) as output:
         process = subprocess.Popen(
-            [
-                binary,
-                f"--data-dir={data / 'data'}",
-                f"--listen-client-urls={client}",
-                f"--advertise-client-urls={client}",
-                f"--listen-peer-urls={peer}",
-                f"--initial-advertise-peer-urls={peer}",
-                f"--initial-cluster=default={peer}",
-                # Alone it has nobody to elect: the first put after 0.1 s, not 1 s.
-                "--heartbeat-interval=10",
-                "--election-timeout=50",
-                # 65,536 listeners opening and closing leave a history.
-                "--auto-compaction-mode=revision",
-                "--auto-compaction-retention=10000",
-            ],
+            [binary, *_arguments(etcd, data)],
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             cwd="/",
+            umask=0o077,
             start_new_session=True,
+            # etcd takes each of its options from ETCD_... too, which we did not set.
+            env={name: value for name, value in os.environ.items() if name[:5] != "ETCD_"},
         )
-    return _Etcd(
-        etcd.host, etcd.client_port, etcd.peer_port, process.pid, _started(process.pid) or ""
-    )
+    started = _started(process.pid) or ""
+    return replace(etcd, pid=process.pid, started=started, boot=_boot())
 
 
-async def _answers(etcd: _Etcd, data: Path) -> None:
+def _arguments(etcd: _Etcd, data: Path) -> list[str]:
+    peer = f"http://127.0.0.1:{etcd.peer_port}"
+    return [
+        f"--data-dir={data.absolute() / 'data'}",
+        f"--listen-client-urls={etcd.endpoint}",
+        f"--advertise-client-urls={etcd.endpoint}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+        # Part of the cluster's id: a watch does not take an emptied and
+        # started store for the one it knew.
+        f"--initial-cluster-token={etcd.token}",
+        # Alone it has nobody to elect: the first put after 0.1 s, not 1 s.
+        "--heartbeat-interval=10",
+        "--election-timeout=50",
+        # 65,536 listeners opening and closing leave a history.
+        "--auto-compaction-mode=revision",
+        "--auto-compaction-retention=10000",
+        "--logger=zap",
+        "--log-level=warn",
+    ]
+
+
+async def _answers(etcd: _Etcd, data: Path) -> bool:
+    """Waits until it does; False if it has ended. Raises AnyportError after START_SECONDS."""
     try:
         async with asyncio.timeout(START_SECONDS):
-            while not await _healthy(etcd):
-                if not etcd.alive:
-                    raise AnyportError(f"the embedded etcd ended: {_tail(data)}")
+            while etcd.alive:
+                if await _healthy(etcd):
+                    return True
                 await asyncio.sleep(_RETRY_SECONDS)
     except TimeoutError:
         raise AnyportError(
-            f"the embedded etcd does not answer at {etcd.endpoint}: {_tail(data)}"
+            f"the embedded etcd (pid {etcd.pid}) does not answer at {etcd.endpoint}: "
+            f"{_last_words(data)}"
         ) from None
+    return False
 
 
 async def _healthy(etcd: _Etcd) -> bool:
+    if not await _accepts(etcd):  # before gRPC, which would back off
+        return False
     registry = EtcdRegistry([etcd.endpoint], timeout=1.0)
     try:
         await registry.list("/anyport/health")
@@ -128,6 +179,36 @@ async def _healthy(etcd: _Etcd) -> bool:
     finally:
         await registry.close()
     return True
+
+
+async def _accepts(etcd: _Etcd) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(etcd.host, etcd.client_port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _ended(etcd: _Etcd) -> bool:
+    """Whether it ends within STOP_SECONDS."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STOP_SECONDS):
+            # It need not be a child of ours, and no event tells of others' ends.
+            while etcd.alive:  # noqa: ASYNC110
+                await asyncio.sleep(_RETRY_SECONDS)
+    return not etcd.alive
+
+
+@asynccontextmanager
+async def _locked(data: Path) -> AsyncIterator[None]:
+    """Two daemons that start at once must not start two etcds on one directory."""
+    lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _started(pid: int) -> str | None:
@@ -139,17 +220,23 @@ def _started(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def _free_ports(host: str) -> tuple[int, int]:
-    """Two that are free now, never etcd's usual 2379 and 2380: another etcd may come for those."""
-    with socket.socket() as client, socket.socket() as peer:
-        for probe in (client, peer):
-            probe.bind((host, 0))
-        return client.getsockname()[1], peer.getsockname()[1]
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _private(directory: Path) -> None:
+def _free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError:
+        return False
+    return True
+
+
+def _make_private(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
     except OSError as error:
         raise AnyportError(f"registry.data {directory}: {error.strerror}") from None
 
@@ -165,18 +252,23 @@ def _load(data: Path) -> _Etcd | None:
 
 def _save(etcd: _Etcd, data: Path) -> None:
     new = data / "etcd.json.new"
-    with open(new, "w", opener=_opener) as file:
+    with open(new, "w", opener=_private) as file:
         json.dump(asdict(etcd), file)
     new.rename(data / "etcd.json")
 
 
-def _opener(path: str, flags: int) -> int:
+def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _tail(data: Path) -> str:
+def _last_words(data: Path) -> str:
+    """The last line of its log, without what zap puts around the message."""
     try:
-        lines = (data / "etcd.log").read_text(errors="replace").splitlines()
-    except OSError:
+        line = (data / "etcd.log").read_text(errors="replace").splitlines()[-1]
+    except (OSError, IndexError):
         return "it left no log"
-    return lines[-1][:300] if lines else "it left no log"
+    try:
+        said = json.loads(line)
+        return ": ".join(str(said[name]) for name in ("msg", "error") if name in said)
+    except (ValueError, TypeError):
+        return line[:300]
