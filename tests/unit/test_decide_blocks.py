@@ -13,6 +13,7 @@ from anyport.decide.blocks import (
     handout_blocks,
     next_block,
     owners,
+    refuse,
     rested,
     surrenderable,
     wanted_size,
@@ -180,3 +181,15 @@ def test_rested(freed_at: dict[int, int], rest: int) -> None:
     ports = rested(freed_at, 100, rest)
     assert ports == sorted(ports)
     assert set(ports) == {p for p, since in freed_at.items() if since + rest <= 100}
+
+
+def test_a_claim_on_a_live_connection_of_another_host_is_refused() -> None:
+    """Never a block with a live connection: its packets would go to the block's owner."""
+    theirs = Claim(PortBlock(VIP, 40000, 40063), "b", 12)
+    elsewhere = Claim(PortBlock(VIP, 40064, 40127), "b", 13)
+    live = [(40001, "a"), (40070, "b"), (40200, "a")]
+    assert refuse([theirs, elsewhere], live, after=11) == {12}
+    assert refuse([theirs, elsewhere], live, after=12) == frozenset()
+    assert surrenderable([theirs, elsewhere], "b", Definition(VIP), (), {12}) == (theirs,)
+    granted = Distributing("a", 1, Definition(VIP), 13, frozenset({12}))
+    assert handout_blocks([theirs, elsewhere], "b", granted) == (elsewhere.block,)

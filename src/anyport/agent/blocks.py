@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from anyport.agent.definitions import present_distributor
 from anyport.agent.ports import PortPools
 from anyport.config import Config
 from anyport.decide import blocks as rules
@@ -37,8 +38,6 @@ class Blocks:
             last=config.blocks.last,
             low_water=config.blocks.low_water,
             largest=config.blocks.largest,
-            rest_seconds=config.blocks.rest,
-            quarantine_seconds=config.blocks.quarantine,
         )
         self._registry = registry
         self._mirror = mirror
@@ -48,6 +47,7 @@ class Blocks:
         self._own: dict[Address, tuple[PortBlock, ...]] = {}
         self._claimed_here: set[PortBlock] = set()
         self._exhausted: set[Address] = set()
+        self._avoided: set[int] = set()  # connections of other hosts live there
         self._wake = asyncio.Event()
 
     def resolve(self, hosted: dict[Address, Definition]) -> None:
@@ -106,7 +106,12 @@ class Blocks:
         """Claims that were beaten, and those that the definition no longer permits."""
         vip = definition.vip
         claims = self._mirror.cluster.claims.values()
-        for claim in rules.surrenderable(claims, self._host, definition, self._pools.in_use(vip)):
+        distributing = present_distributor(self._mirror.cluster, vip)
+        refused = distributing.refused if distributing else frozenset()
+        in_use = self._pools.in_use(vip)
+        for claim in rules.surrenderable(claims, self._host, definition, in_use, refused):
+            if claim.create_revision in refused:
+                self._avoided.update(range(claim.block.first, claim.block.last + 1))
             key = str(ClaimKey(self._host, vip, claim.block.first))
             await self._mirror.caught_up(await self._registry.write([Delete(key)]))
             log.info("vip %s: gave ports %d-%d back", vip, claim.block.first, claim.block.last)
@@ -141,7 +146,7 @@ class Blocks:
         return rules.next_block(
             definition,
             cluster.claims.values(),
-            (port for _, port in cluster.listeners.get(definition.vip, {})),
+            {port for _, port in cluster.listeners.get(definition.vip, {})} | self._avoided,
             host=self._host,
             size=size,
             first=self._policy.first,

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol as Interface
 
+from anyport.decide.blocks import rested
 from anyport.kernel.listen import HandedPort
 from anyport.model import PortBlock, Protocol
 from anyport.model.definition import Address
@@ -103,9 +104,8 @@ class PortPools:
     def _refill(self, key: PoolKey) -> None:
         """Offers what has rested and has no socket in any state left on it."""
         resting = self._resting[key]
-        rested = [p for p, since in resting.items() if since <= self._clock() - self._rest]
         ready = []
-        for port in rested:
+        for port in rested(resting, self._clock(), self._rest):
             if self._kernel.bindable(*key, port):
                 del resting[port]
                 ready.append(port)

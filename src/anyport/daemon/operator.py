@@ -12,6 +12,7 @@ from typing import Any
 from anyport.agent.definitions import present_distributor
 from anyport.decide.definitions import validate
 from anyport.errors import AnyportError, Conflict, UsageError
+from anyport.kernel import netlink
 from anyport.model import Definition, Method
 from anyport.model.definition import Address, parse_ports
 from anyport.registry import values
@@ -36,6 +37,9 @@ class Operator:
         vip = parse_vip(wish["vip"])
         definition = _changed(Definition(vip), wish)
         self._validate(definition)
+        owner = await netlink.address_owner(vip)
+        if owner not in (None, "lo"):
+            raise UsageError(f"vip {vip} is already an address of {owner} here")
         key = str(DefinitionKey(vip))
         try:
             revision = await self._registry.write(
@@ -63,8 +67,12 @@ class Operator:
     async def delete(self, vip: Address) -> str | None:
         entry = await self._entry(vip)
         revision = await self._registry.write([Delete(entry.key)])
-        await self._mirror.caught_up(revision)
-        if await self._eventually(lambda: present_distributor(self._mirror.cluster, vip) is None):
+
+        def gone() -> bool:
+            cluster = self._mirror.cluster
+            return cluster.revision >= revision and present_distributor(cluster, vip) is None
+
+        if await self._eventually(gone):
             return None
         return f"vip {vip} is deleted; its distributor has not withdrawn it yet"
 
@@ -85,11 +93,13 @@ class Operator:
         raise UsageError(f"vip {vip} does not exist; those that do: {known}")
 
     async def _published(self, definition: Definition, revision: int) -> str | None:
-        await self._mirror.caught_up(revision)
-
         def holds() -> bool:
             distributing = present_distributor(self._mirror.cluster, definition.vip)
-            return distributing is not None and distributing.definition == definition
+            return (
+                self._mirror.cluster.revision >= revision
+                and distributing is not None
+                and distributing.definition == definition
+            )
 
         if await self._eventually(holds):
             return None

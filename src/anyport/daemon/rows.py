@@ -14,12 +14,12 @@ from anyport.decide import blocks as block_rules
 from anyport.decide import routes as route_rules
 from anyport.distributor.distributor import Distributor
 from anyport.kernel import sock_diag
+from anyport.kernel.abi import ConnectionState
 from anyport.model import Cluster, Definition, Distributed, Route
 from anyport.model.definition import Address
 
 Row = dict[str, Any]
 
-CONNECTION_CLOSING = 2
 LINGER_SECONDS = 5.0
 
 
@@ -147,7 +147,7 @@ class Rows:
         names = self._names()
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         for c in self._distributor.connections():
-            if c.state == CONNECTION_CLOSING and now - c.seen_ns / 1e9 > LINGER_SECONDS:
+            if c.state == ConnectionState.CLOSING and now - c.seen_ns / 1e9 > LINGER_SECONDS:
                 continue
             yield {
                 "protocol": c.protocol.word,
@@ -163,7 +163,7 @@ class Rows:
         return Counter(
             (c.vip, c.protocol, c.port, names.get(c.slot))
             for c in self._distributor.connections()
-            if c.state != CONNECTION_CLOSING
+            if c.state != ConnectionState.CLOSING
         )
 
     def _names(self) -> dict[int | None, str]:

@@ -20,7 +20,7 @@ class BlockPolicy:
 
     `size`, `largest`: ports of the first block and of the largest. Blocks lie
     in first..last. A new one is claimed when fewer than `low_water` ports are
-    free. Times in seconds.
+    free.
     """
 
     size: int = 64
@@ -28,8 +28,6 @@ class BlockPolicy:
     last: int = 60999
     low_water: int = 16
     largest: int = 1024
-    rest_seconds: float = 60.0
-    quarantine_seconds: float = 600.0
 
 
 def owners(claims: Iterable[Claim]) -> tuple[Claim, ...]:
@@ -71,6 +69,7 @@ def handout_blocks(
         if c.host == host
         and c.block.vip == definition.vip
         and c.create_revision <= distributing.programmed_revision
+        and c.create_revision not in distributing.refused
         and not _unwanted(definition, c)
     )
 
@@ -80,16 +79,45 @@ def surrenderable(
     host: str,
     definition: Definition,
     in_use: Collection[int],
+    refused: Collection[int] = (),
 ) -> tuple[Claim, ...]:
     """The claims of `host` on this VIP to delete now.
 
-    Those that were beaten, of which no port was ever handed out; and those
-    that hold an enumerated port, or that the definition no longer allows,
-    once no port of theirs is `in_use` (a socket in any state, or resting).
+    Those that were beaten or that the distributor `refused` (create_revisions),
+    of which no port was ever handed out; and those that hold an enumerated
+    port, or that the definition no longer allows, once no port of theirs is
+    `in_use` (a socket in any state, or resting).
     """
     own = [c for c in claims if c.host == host and c.block.vip == definition.vip]
     owning = set(owners(claims))
-    return tuple(c for c in own if c not in owning or _retired(definition, c, in_use))
+    return tuple(
+        c
+        for c in own
+        if c not in owning or c.create_revision in refused or _retired(definition, c, in_use)
+    )
+
+
+def refuse(
+    claims: Iterable[Claim], live: Iterable[tuple[int, str | None]], after: int
+) -> frozenset[int]:
+    """Create_revisions of the claims that a distributor cannot route to their hosts.
+
+    `live`: port and target of each live connection of the VIP; a block never
+    holds one that is another host's (the more specific connection would go on
+    to its old target, or break). Claims up to revision `after` are routed
+    already: their connections are their owners'.
+    """
+    new = [claim for claim in claims if claim.create_revision > after]
+    if not new:
+        return frozenset()
+    targets: dict[int, set[str | None]] = {}
+    for port, host in live:
+        targets.setdefault(port, set()).add(host)
+    return frozenset(
+        claim.create_revision
+        for claim in new
+        if any(hosts - {claim.host} for port, hosts in targets.items() if port in claim.block)
+    )
 
 
 def next_block(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from anyport.decide.blocks import owners
 from anyport.decide.election import is_active
@@ -76,12 +76,20 @@ def route(
     return Distributed(targets) if targets else None
 
 
-def routes(cluster: Cluster, definition: Definition) -> dict[PortKey, Route]:
+def block_index(cluster: Cluster, vip: Address, refused: Collection[int] = ()) -> BlockIndex:
+    """Of the claims of `vip` but those that its distributor `refused` (create_revisions)."""
+    granted = [c for c in cluster.claims.values() if c.create_revision not in refused]
+    return BlockIndex(granted, vip)
+
+
+def routes(
+    cluster: Cluster, definition: Definition, refused: Collection[int] = ()
+) -> dict[PortKey, Route]:
     """The whole port table of a VIP under its effective definition.
 
     Each entry is what `route` gives for it; a port without an entry has no route.
     """
-    blocks = BlockIndex(cluster.claims.values(), definition.vip)
+    blocks = block_index(cluster, definition.vip, refused)
     notified = cluster.listeners.get(definition.vip, {})
     leased = ((protocol, port) for port in blocks.ports() for protocol in Protocol)
     table: dict[PortKey, Route] = {}

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 
 from anyport.config import Config
 from anyport.decide import routes as rules
+from anyport.decide.blocks import refuse
 from anyport.decide.election import elect, next_term
 from anyport.decide.tables import HostRow, Path
 from anyport.distributor.programmer import Programmer
 from anyport.errors import RegistryError
+from anyport.kernel.abi import ConnectionState
 from anyport.kernel.distribute import ConnectionRow, DistributorKernel
 from anyport.kernel.netlink import Interface, announce
 from anyport.model import Candidacy, Claim, Distributing, PortKey
@@ -161,7 +163,8 @@ class Distributor:
         terms = [d.term for (v, _), d in cluster.distributing.items() if v == vip]
         term = before.term if before is not None else next_term(terms, cluster.revision)
         self.programmer.open(vip)
-        office = Office(Distributing(self.host, term, definition, 0), rules.BlockIndex((), vip))
+        published = before or Distributing(self.host, term, definition, 0)
+        office = Office(replace(published, definition=definition), rules.BlockIndex((), vip))
         self.offices[vip] = office
         self._program_all(vip, office)
         await self._publish(vip, office)
@@ -195,10 +198,28 @@ class Distributor:
     def _program_all(self, vip: Address, office: Office) -> None:
         cluster = self._mirror.cluster
         definition = office.published.definition
-        office.blocks = rules.BlockIndex(cluster.claims.values(), vip)
-        routes = rules.routes(cluster, definition)
+        refused = self._refused(vip, office)
+        office.blocks = rules.block_index(cluster, vip, refused)
+        routes = rules.routes(cluster, definition, refused)
         self.programmer.replace(vip, definition.method, routes, self._hosts)
-        office.published = replace(office.published, programmed_revision=cluster.revision)
+        office.published = replace(
+            office.published, programmed_revision=cluster.revision, refused=refused
+        )
+
+    def _refused(self, vip: Address, office: Office) -> frozenset[int]:
+        """The claims on ports where connections to other hosts live; for as long as they stand."""
+        claims = [c for c in self._mirror.cluster.claims.values() if c.block.vip == vip]
+        routed = office.published.programmed_revision
+        before = office.published.refused & {claim.create_revision for claim in claims}
+        if all(claim.create_revision <= routed for claim in claims):
+            return before  # without a walk over the connection table
+        names = {self.slot(name): name for name in self._mirror.cluster.hosts}
+        live = [
+            (c.port, names.get(c.slot))
+            for c in self._kernel.connections()
+            if c.vip == vip and c.state != ConnectionState.CLOSING
+        ]
+        return before | refuse(claims, live, routed)
 
     async def _publish(self, vip: Address, office: Office) -> None:
         key = str(DistributingKey(self.host, vip))

@@ -27,13 +27,16 @@ class Distributing:
 
     `term` grows with each tenure. `definition` is the effective one.
     `programmed_revision`: every claim with a create_revision at or below it is
-    routed to its owner, so its ports may be handed out (R7).
+    routed to its owner, so its ports may be handed out (R7), but for the claims
+    `refused`, by their create_revision: connections to other hosts live on
+    their ports.
     """
 
     host: str
     term: int
     definition: Definition
     programmed_revision: int
+    refused: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

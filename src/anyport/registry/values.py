@@ -85,6 +85,7 @@ class _Distributing(_Versioned, frozen=True):
     term: _Count
     definition: _Definition
     programmed_revision: _Count
+    refused: tuple[_Count, ...] = ()
 
 
 _V = TypeVar("_V", bound=_Versioned)
@@ -119,7 +120,8 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
         case DistributingKey(host, vip):
             told = _read(_DISTRIBUTING, value)
             definition = _definition(vip, told.definition)
-            return Distributing(host, told.term, definition, told.programmed_revision)
+            refused = frozenset(told.refused)
+            return Distributing(host, told.term, definition, told.programmed_revision, refused)
 
 
 _VERSIONED = msgspec.json.Decoder(_Versioned)
@@ -160,9 +162,11 @@ def _mirror(noun: Noun) -> _Versioned:
             return _Claim(VERSION, block.last)
         case Candidacy():
             return _Candidacy(VERSION, noun.rank)
-        case Distributing(_, term, definition, programmed_revision):
+        case Distributing(_, term, definition, programmed_revision, refused):
             effective = _definition_mirror(definition)
-            return _Distributing(VERSION, term, effective, programmed_revision)
+            return _Distributing(
+                VERSION, term, effective, programmed_revision, tuple(sorted(refused))
+            )
 
 
 def _definition_mirror(definition: Definition) -> _Definition:

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyport.model import (
+    Candidacy,
+    Claim,
+    Definition,
+    Distributing,
+    Host,
+    HostState,
+    Listener,
+    Method,
+    PortBlock,
+    PortSet,
+    Protocol,
+)
+from anyport.registry.keys import (
+    CandidacyKey,
+    ClaimKey,
+    DefinitionKey,
+    DistributingKey,
+    HostKey,
+    Key,
+    ListenerEntryKey,
+)
+from anyport.registry.values import MAX_SIZE, Noun, decode, encode
+
+V4 = ip_address("10.0.0.100")
+V6 = ip_address("2001:db8::1")
+PORTS = PortSet.parse("80,8000-8100/tcp,53/udp")
+DEFINITION = Definition(V4, PORTS, Method.ROUND_ROBIN, frozenset({"b", "a"}))
+LISTENER = Listener(V4, Protocol.UDP, 53, "a", False, "root", "named")
+LISTENER_KEY = ListenerEntryKey("a", V4, Protocol.UDP, 53)
+
+EXAMPLES: list[tuple[Key, Noun, bytes]] = [
+    (
+        DefinitionKey(V4),
+        DEFINITION,
+        b'{"v":1,"ports":"53/udp,80,8000-8100/tcp","method":"round-robin","hosts":["a","b"]}',
+    ),
+    (
+        DefinitionKey(V6),
+        Definition(V6),
+        b'{"v":1,"ports":"any","method":"hash","hosts":null}',
+    ),
+    (
+        HostKey("a"),
+        Host("a", V6, 10, HostState.DRAINING, 1.5, 7, "x"),
+        b'{"v":1,"address":"2001:db8::1","weight":10,"state":"draining","since":1.5,'
+        b'"heartbeat":7,"instance":"x"}',
+    ),
+    (LISTENER_KEY, LISTENER, b'{"v":1,"specific":false,"user":"root","process":"named"}'),
+    (
+        ClaimKey("a", V4, 40000),
+        Claim(PortBlock(V4, 40000, 40063), "a", 12),
+        b'{"v":1,"last":40063}',
+    ),
+    (CandidacyKey("a", V4), Candidacy(V4, "a", -5, 12), b'{"v":1,"rank":-5}'),
+    (
+        DistributingKey("a", V4),
+        Distributing("a", 3, Definition(V4), 99),
+        b'{"v":1,"term":3,"definition":{"v":1,"ports":"any","method":"hash","hosts":null},'
+        b'"programmed_revision":99}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "noun", "value"), EXAMPLES)
+def test_the_format(key: Key, noun: Noun, value: bytes) -> None:
+    """Stored values outlive a version: this table may grow, its lines may not change."""
+    assert encode(noun) == value
+    assert decode(key, value, 12) == noun
+
+
+@pytest.mark.parametrize(("key", "noun", "value"), EXAMPLES)
+def test_fields_of_a_later_version_are_passed_over(key: Key, noun: Noun, value: bytes) -> None:
+    assert decode(key, value[:-1] + b',"novelty":{"x":[1]}}', 12) == noun
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (LISTENER_KEY, b"", "truncated"),
+        (LISTENER_KEY, b"{}", "`v`"),
+        (LISTENER_KEY, b"[]", "object"),
+        (LISTENER_KEY, b'{"v":2,"specific":"somewhat"}', "version 2: this anyport reads version 1"),
+        (LISTENER_KEY, b'{"v":0}', "version 0"),
+        (LISTENER_KEY, b'{"v":1,"specific":3}', "specific"),
+        (LISTENER_KEY, b'{"v":1,"user":"' + b"x" * 300 + b'"}', "user"),
+        (LISTENER_KEY, b'{"v":1,"user":"\xff"}', "utf-8"),
+        (LISTENER_KEY, b'{"v":1,"x":' + b"[" * 60_000, "deeply"),
+        (LISTENER_KEY, b'{"v":1}' + b" " * MAX_SIZE, "allowed are 65536"),
+        (ClaimKey("a", V4, 40000), b'{"v":1,"last":39999}', "before the first"),
+        (ClaimKey("a", V4, 40000), b'{"v":1,"last":65536}', "last"),
+        (CandidacyKey("a", V4), b'{"v":1,"rank":1e99}', "rank"),
+        (HostKey("a"), b'{"v":1,"address":"10.0.0.256"}', "10.0.0.256"),
+        (HostKey("a"), b'{"v":1,"address":"0.0.0.0"}', "0.0.0.0"),
+        (HostKey("a"), b'{"v":1,"address":"10.0.0.1","weight":-1}', "weight"),
+        (HostKey("a"), b'{"v":1,"address":"10.0.0.1","state":"asleep"}', "asleep"),
+        (DefinitionKey(V4), b'{"v":1,"ports":"100-1"}', "backwards"),
+        (DefinitionKey(V4), b'{"v":1,"method":"random"}', "random"),
+        (DefinitionKey(V4), b'{"v":1,"hosts":["a/b"]}', "a/b"),
+        (DistributingKey("a", V4), b'{"v":1,"term":1}', "definition"),
+    ],
+)
+def test_what_is_wrong_is_named(key: Key, value: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        decode(key, value, 12)
+
+
+@given(st.sampled_from([key for key, _, _ in EXAMPLES]), st.binary() | st.text().map(str.encode))
+def test_anything_else_is_a_value_error(key: Key, value: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - as various as the garbage
+        decode(key, value, 12)
+
+
+def test_a_process_may_call_itself_anything() -> None:
+    value = encode(replace(LISTENER, process="\udcff\x00\n"))
+    decoded = decode(LISTENER_KEY, value, 12)
+    assert isinstance(decoded, Listener)
+    assert decoded.process == "?\x00\n"
+
+
+def test_too_long_a_value_is_not_written() -> None:
+    hosts = frozenset(f"{'x' * 50}{number}" for number in range(2000))
+    with pytest.raises(ValueError, match="allowed are 65536"):
+        encode(replace(DEFINITION, hosts=hosts))
