@@ -159,7 +159,7 @@ enum route_kind {
 
 /* routes[vip index][protocol * PORTS + port] */
 struct route {
-	__u32 kind;
+	__u32 kind;   /* and target: one aligned word, so they are read and written as one */
 	__u32 target; /* UNIQUE: host slot; DISTRIBUTED: selection index */
 	__u64 hosts;  /* mask of the target slots */
 };
@@ -189,7 +189,7 @@ enum path_kind {
 /* hosts: slot -> how packets get there. */
 struct host {
 	struct address address;
-	__u32 path; /* enum path_kind */
+	__u32 path;    /* enum path_kind */
 	__u32 ifindex; /* L2: out of here */
 	__u32 weight;  /* for the fallback */
 	__u32 pad;

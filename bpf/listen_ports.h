@@ -40,7 +40,8 @@ static __always_inline bool may_hand_out(void)
 
 /*
  * A free port of our own blocks; 0: none. Two CPUs never pop the same. A port
- * that is not ours any more is let go, and told, or Python would count it free.
+ * that is not ours any more, or not unique, is let go, and told, or Python would
+ * count it free.
  */
 static __always_inline __u32 pop_port(const struct address *vip, __u32 index, __u32 protocol)
 {
@@ -54,7 +55,7 @@ static __always_inline __u32 pop_port(const struct address *vip, __u32 index, __
 		if (bpf_map_pop_elem(pool, &port))
 			return 0;
 		word = word_of(index, protocol, port);
-		if (word && has_port(word->own, port))
+		if (word && has_port(word->own & ~word->enumerated, port))
 			return port;
 		tell_port(0, EVENT_FREED, vip, protocol, port);
 	}

@@ -72,7 +72,7 @@ struct wildcard {
 	__u32 port;
 	bool v6only;
 	bool enumerated; /* answer: by some VIP that it takes */
-	bool own;	 /* answer: in a block of ours */
+	bool own;	 /* answer: in a block of ours, and unique */
 };
 
 static long ask(void *map, const struct address *vip, struct definition *definition,
@@ -86,7 +86,7 @@ static long ask(void *map, const struct address *vip, struct definition *definit
 	if (!word)
 		return 0;
 	wildcard->enumerated |= has_port(word->enumerated, wildcard->port);
-	wildcard->own |= has_port(word->own, wildcard->port);
+	wildcard->own |= has_port(word->own & ~word->enumerated, wildcard->port);
 	return 0;
 }
 

@@ -311,6 +311,16 @@ static __always_inline struct decision decide_new(struct connection *stale,
 	return send_to(verdict, slot, packet);
 }
 
+/* It may change meanwhile: kind and target, one word, must be of one route. */
+static __always_inline void load_route(struct route *route, const struct route *stored)
+{
+	const volatile __u64 *from = (const volatile __u64 *)stored;
+	__u64 *to = (__u64 *)route;
+
+	to[0] = from[0];
+	to[1] = from[1];
+}
+
 /*
  * The route comes first: a port that is unique by now goes to its owner,
  * whatever an older connection entry says (IBM PM76397: the more specific
@@ -328,7 +338,7 @@ static __always_inline struct decision decide_transport(const struct vip *vip,
 
 	if (!found)
 		return decided(VERDICT_DROP_TABLE, DROP);
-	route = *found; /* once: it may change meanwhile */
+	load_route(&route, found);
 	if (route.kind == ROUTE_UNIQUE)
 		return send_to(VERDICT_UNIQUE, route.target, packet);
 	connection = bpf_map_lookup_elem(&connections, &packet->flow);

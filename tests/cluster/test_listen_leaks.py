@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from anyport.kernel.libbpf import Map
 from anyport.model import Protocol
 from tests.support.listen_host import CLIENT, OTHER_VIP, VIP, ListenHost, hosted, listen_host
 from tests.support.sockets import (
@@ -109,6 +110,31 @@ def test_definition_changes_while_running(host: ListenHost) -> None:
         ):
             host.define(hosted(ports=ports))
             assert {p for p in (80, 443) if is_reachable_tcp(str(VIP), p)} == reachable
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("any", "443"), ("443", "any"), ("80,443", "443,8080"), ("any", "80,443")],
+)
+def test_no_write_of_a_change_misjudges_a_port(
+    host: ListenHost, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    """443 counts before and after, 22 never: so it is after each single write to the maps."""
+    seen: list[tuple[bool, bool]] = []
+
+    def looked_at(write: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(self: Map, *arguments: object) -> None:
+            write(self, *arguments)
+            seen.append((is_reachable_tcp(str(VIP), 443), is_reachable_tcp(str(VIP), 22)))
+
+        return wrapped
+
+    with listen_tcp(str(VIP), 443), listen_tcp("0.0.0.0", 22):
+        host.define(hosted(ports=before))
+        for name in ("update", "update_batch"):
+            monkeypatch.setattr(Map, name, looked_at(getattr(Map, name)))
+        host.kernel.set_definitions([hosted(ports=after)])
+    assert set(seen) == {(True, False)}
 
 
 def test_own_block_port_of_an_enumerated_vip(host: ListenHost) -> None:

@@ -136,6 +136,21 @@ def test_port_of_a_block_given_up_is_skipped(host: ListenHost) -> None:
     host.define(hosted(own=((40001, 40015),)))
     with bind_tcp(str(VIP)) as bound:
         assert port_of(bound) == 40001
+        freed, handed = host.events(2)
+        assert freed == Freed(0, VIP, Protocol.TCP, 40000)
+        assert isinstance(handed, Handed)
+
+
+def test_enumerated_port_inside_a_block_is_anybodys(host: ListenHost) -> None:
+    """A definition may come to enumerate one: neither handed out nor defended any more."""
+    host.kernel.fill(VIP, Protocol.TCP, [40000, 40001])
+    host.define(hosted(ports="40000", own=(OWN,)))
+    with bind_tcp(str(VIP)) as bound:
+        assert port_of(bound) == 40001
+    bind_tcp(str(VIP), 40000).close()
+    bind_tcp("0.0.0.0", 40000).close()
+    with in_use():
+        bind_tcp("0.0.0.0", 40002)
 
 
 def test_failed_bind_is_undone(host: ListenHost) -> None:

@@ -280,7 +280,8 @@ def test_an_unreadable_value_withdraws_a_claim() -> None:
 
 def test_keys_of_other_kinds_are_passed_over() -> None:
     async def scenario(world: World) -> None:
-        await world.raw(Put("/anyport/v1/hosts/a/novelty", b"x"), Put("/anyport/v2/x", b"x"))
+        for key in ("hosts/a/novelty", "hosts//self", "hosts/\udcff/self", "vips/x"):
+            await world.raw(Put(f"/anyport/v1/{key}", b"x"))
         await world.put(listener())
         assert len(world.mirror.cluster.listeners) == 1
 

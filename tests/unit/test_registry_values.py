@@ -65,9 +65,9 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
     (CandidacyKey("a", V4), Candidacy(V4, "a", -5, 12), b'{"v":1,"rank":-5}'),
     (
         DistributingKey("a", V4),
-        Distributing("a", 3, Definition(V4), 99),
+        Distributing("a", 3, Definition(V4), 99, frozenset({7, 5})),
         b'{"v":1,"term":3,"definition":{"v":1,"ports":"any","method":"hash","hosts":null},'
-        b'"programmed_revision":99}',
+        b'"programmed_revision":99,"refused":[5,7]}',
     ),
 ]
 
@@ -82,6 +82,12 @@ def test_the_format(key: Key, noun: Noun, value: bytes) -> None:
 @pytest.mark.parametrize(("key", "noun", "value"), EXAMPLES)
 def test_fields_of_a_later_version_are_passed_over(key: Key, noun: Noun, value: bytes) -> None:
     assert decode(key, value[:-1] + b',"novelty":{"x":[1]}}', 12) == noun
+
+
+def test_fields_that_an_earlier_version_did_not_write_may_be_absent() -> None:
+    value = b'{"v":1,"term":3,"definition":{"v":1},"programmed_revision":99}'
+    key = DistributingKey("a", V4)
+    assert decode(key, value, 12) == Distributing("a", 3, Definition(V4), 99)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,10 @@ class Programmer:
         """Adopts what the kernel has; `names` says whose the addresses are."""
         self._kernel = kernel
         self._indexes = {vip: index for vip, (index, _) in kernel.vips().items()}
+        hosts = kernel.hosts()
+        self._addresses = {slot: row.address for slot, row in hosts.items()}
         self._tables = Tables.adopt(
-            hosts=kernel.hosts(),
+            hosts=hosts,
             selections=kernel.selections(),
             routes={index: kernel.routes(index) for index in self._indexes.values()},
             names_by_address=names,
@@ -93,10 +95,17 @@ class Programmer:
     def slot(self, host: str) -> int | None:
         return self._tables.slot(host)
 
+    def _hand_over(self, slot: int, row: HostRow) -> None:
+        """Connections of the slot's former host must not go on to the next one."""
+        if self._addresses.get(slot, row.address) != row.address:
+            self._kernel.forget_connections([slot])
+        self._addresses[slot] = row.address
+
     def _apply(self, commands: Iterable[Command]) -> None:
         for command in commands:
             match command:
                 case SetHost(slot=slot, row=row):
+                    self._hand_over(slot, row)
                     self._kernel.set_host(slot, row.address, row.path, row.ifindex, row.weight)
                 case SetSelection(index=index, row=selection):
                     self._kernel.set_selection(index, selection.method, selection.slots)

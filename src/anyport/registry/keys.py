@@ -112,7 +112,7 @@ def parse(text: str) -> Key | None:
     """
     try:
         key = _parse(text)
-        return key if str(key) == text else None
+        return key if key is not None and str(key) == text else None
     except ValueError:
         return None
 
