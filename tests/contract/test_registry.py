@@ -124,6 +124,21 @@ async def test_a_watch_brings_a_burst_of_more_than_one_message(
     assert _keys(await watch("/a/", after).until(revisions[-1])) == keys
 
 
+async def test_fragments_of_a_burst_do_not_split_a_transaction(
+    registry: Registry, watch: Watch
+) -> None:
+    """Of ten transactions of 0.6 MB that wait at once, a 1.5 MB message ends within one."""
+    after = (await registry.list("/a/")).revision
+    wrote = {}
+    for number in range(10):
+        keys = [f"/a/{number}/{part}" for part in range(20)]
+        wrote[await registry.write([Put(key, b"x" * 30_000) for key in keys])] = keys
+    for batch in await watch("/a/", after).until(max(wrote)):
+        revisions = [r for r in wrote if after < r <= batch.revision]
+        assert _keys([batch]) == [key for r in revisions for key in wrote[r]]
+        after = batch.revision
+
+
 async def test_two_clients_see_the_same(registry: Registry, store: Store) -> None:
     other = store.client()
     watching = Watching(other, "/a/", (await registry.list("/a/")).revision)
