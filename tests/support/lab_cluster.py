@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab with a program in each node at hand: what cluster tests play with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyport.lab import Lab
+from anyport.lab.lab import Settings
+
+PATIENCE_SECONDS = 20.0
+POLL_SECONDS = 0.02
+
+_PROGRAM = str(Path(__file__).with_name("lab_program.py"))
+
+VIP = "10.77.0.80"
+
+
+class Unanswered(Exception):
+    """A program waited in vain for the network."""
+
+
+def eventually(holds: Callable[[], object], what: str) -> None:
+    """Daemons tell no events: asks often, and fails with `what` long after it was due."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {PATIENCE_SECONDS:.0f} s: {what}")
+        time.sleep(POLL_SECONDS)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A socket of a Program."""
+
+    program: Program
+    number: int
+    port: int
+    greeting: str = ""
+
+    def close(self) -> None:
+        self.program.do("close", number=self.number)
+
+    def say(self, words: str) -> str:
+        """What comes back for `words` on a connection."""
+        return str(self.program.do("say", number=self.number, words=words))
+
+
+class Program:
+    """A process in a node; what fails there raises OSError with its errno here."""
+
+    def __init__(self, lab: Lab, node: str) -> None:
+        self.node = node
+        self._process = lab.popen(
+            node,
+            [sys.executable, _PROGRAM, node],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def do(self, what: str, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({"do": what, **arguments}), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        if answer.get("errno") == 0:
+            raise Unanswered(f"{self.node}: {what} {arguments}: {answer['error']}")
+        if "errno" in answer:
+            raise OSError(answer["errno"], answer["error"])
+        return answer["is"]
+
+    def listen(self, address: str, port: int = 0, **options: bool) -> Opened:
+        """Options: listen, mptcp, reuse_port, reuse_address, v6only."""
+        return Opened(self, *self.do("listen", address=address, port=port, **options))
+
+    def bind_udp(self, address: str, port: int = 0, **options: bool) -> Opened:
+        return Opened(self, *self.do("bind_udp", address=address, port=port, **options))
+
+    def connect(self, address: str, port: int, **options: Any) -> Opened:
+        """Options: source (port), mptcp. Raises ConnectionRefusedError at an RST."""
+        return Opened(self, *self.do("connect", address=address, port=port, **options))
+
+    def fetch(self, address: str, port: int, count: int) -> list[str]:
+        """Who served each of `count` connections."""
+        found: list[str] = self.do("fetch", address=address, port=port, count=count)
+        return found
+
+    def ask_udp(self, address: str, port: int, count: int = 1, source: int = 0) -> list[str]:
+        """Who answered; raises ConnectionRefusedError at ICMP port unreachable."""
+        found: list[str] = self.do(
+            "ask_udp", address=address, port=port, count=count, source=source
+        )
+        return found
+
+    def reset(self) -> None:
+        self.do("reset")
+
+    def kill(self) -> None:
+        """As kill -9 does; returns when it is gone."""
+        self._process.kill()
+        self._process.communicate()
+
+
+class LabCluster:
+    """`host1`..., `client`: one Program each, started when first used."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._programs: dict[str, Program] = {}
+        self._extra: list[Program] = []
+        self._configured: Settings = {}
+
+    def __getitem__(self, node: str) -> Program:
+        if node not in self._programs:
+            self._programs[node] = Program(self.lab, node)
+        return self._programs[node]
+
+    def extra(self, node: str) -> Program:
+        """One more program, gone after the test."""
+        self._extra.append(Program(self.lab, node))
+        return self._extra[-1]
+
+    @property
+    def client(self) -> Program:
+        return self["client"]
+
+    def reset(self) -> None:
+        """What the programs opened is closed, and the cluster has noticed."""
+        for program in self._extra:
+            program.kill()
+        self._extra.clear()
+        for program in self._programs.values():
+            program.reset()
+        eventually(lambda: not self.noun("listeners"), "all listeners gone")
+
+    def close(self) -> None:
+        for program in (*self._extra, *self._programs.values()):
+            program.kill()
+
+    # ---- what the daemons say ----
+
+    def noun(self, what: str, host: str = "host1", **only: str) -> Any:
+        return self.lab.client(host).get(what, **only)
+
+    def targets(self, port: int, protocol: str = "tcp", vip: str = VIP) -> set[str]:
+        """The hosts that the port table has for a port."""
+        return {
+            target["host"]
+            for row in self.noun("ports", vip=vip)
+            if (row["protocol"], row["port"]) == (protocol, port)
+            for target in row["targets"]
+        }
+
+    def await_targets(
+        self, port: int, wanted: set[str], protocol: str = "tcp", vip: str = VIP
+    ) -> None:
+        """Till the port table has these, and the distributor's maps: its loop does both at once."""
+        eventually(
+            lambda: self.targets(port, protocol, vip) == wanted,
+            f"{vip}:{port}/{protocol} to have the targets {sorted(wanted)}",
+        )
+        self.settle()
+
+    def settle(self) -> None:
+        """Till the distributor has seen all that host1 knows, and had its turn to program it."""
+        revision = self.noun("status")["registry"]["revision"]
+        for host in self.distributors():
+            eventually(
+                lambda host=host: (  # type: ignore[misc]
+                    self.noun("status", host)["registry"]["revision"] >= revision
+                ),
+                f"{host} to be at revision {revision}",
+            )
+            self.noun("status", host)  # one more round of its loop
+
+    def distributors(self) -> set[str]:
+        return {row["distributor"] for row in self.noun("vips") if row["distributor"]}
+
+    def distributor(self, vip: str = VIP) -> str:
+        return str(self.lab.client("host1").vip(vip)["distributor"])
+
+    def listeners(self, host: str = "host1", vip: str = VIP) -> set[tuple[str, str, int]]:
+        """(host, protocol, port) as `host` knows them."""
+        return {
+            (row["host"], row["protocol"], row["port"])
+            for row in self.noun("listeners", host, vip=vip)
+        }
+
+    def figures(self, host: str) -> dict[str, float]:
+        """The daemon's metrics, by name with labels."""
+        socket = str(self.lab.node(host).socket)
+        shown = self.lab.run(host, ["curl", "-sS", "--unix-socket", socket, "http://a/metrics"])
+        lines = [line for line in shown.stdout.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+    def log(self, host: str) -> str:
+        return self.lab.node(host).log.read_text()
+
+    # ---- doing ----
+
+    def anyport(self, host: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """The command line, as the operator has it on `host`."""
+        return self.lab.run(host, ["anyport", *words], timeout=60)
+
+    def run(self, node: str, *words: str) -> str:
+        done = self.lab.run(node, words, timeout=60)
+        assert done.returncode == 0, f"{node}: {' '.join(words)}: {done.stderr}"
+        return done.stdout
+
+    def mac(self, node: str) -> bytes:
+        [shown] = json.loads(self.run(node, "ip", "-json", "link", "show", "eth0"))
+        return bytes.fromhex(shown["address"].replace(":", ""))
+
+    def address(self, node: str) -> str:
+        return self.lab.node(node).address
+
+    def has_on_lo(self, host: str, vip: str) -> bool:
+        [shown] = json.loads(self.run(host, "ip", "-json", "address", "show", "lo"))
+        return any(a["local"] == vip for a in shown["addr_info"])
+
+    def settings(self, host: str, settings: Settings) -> None:
+        """Configures the host anew; with the lab's etcd unless `settings` say otherwise."""
+        self.lab.configure(host, {"registry": {"endpoints": self.endpoints}, **settings})
+
+    @contextmanager
+    def stopped(self, *hosts: str) -> Iterator[None]:
+        """Their daemons do nothing meanwhile; the kernel goes on alone. Shorter than the lease!"""
+        pids = [self.lab.daemon_pid(host) for host in hosts]
+        assert None not in pids
+        for pid in filter(None, pids):
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in filter(None, pids):
+                os.kill(pid, signal.SIGCONT)
+
+    @property
+    def endpoints(self) -> list[str]:
+        lan = self.lab.node("lan")
+        etcd = json.loads((lan.directory / "etcd" / "etcd.json").read_text())
+        return [f"http://{etcd['host']}:{etcd['client_port']}"]
+
+
+@contextmanager
+def lab_cluster(
+    word: str,
+    hosts: int = 3,
+    definition: Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
+) -> Iterator[LabCluster]:
+    """`word`: letters and digits, one for each module. Without a definition: any port of VIP."""
+    with Lab(f"{word}{os.getpid()}") as lab:
+        lab.up(hosts, {"vip": VIP} if definition is None else definition, settings)
+        cluster = LabCluster(lab)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
