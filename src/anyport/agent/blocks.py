@@ -23,6 +23,7 @@ from anyport.registry.mirror import Mirror
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+CAUGHT_UP_SECONDS = 5.0
 
 
 class Blocks:
@@ -113,7 +114,7 @@ class Blocks:
             if claim.create_revision in refused:
                 self._avoided.update(range(claim.block.first, claim.block.last + 1))
             key = str(ClaimKey(self._host, vip, claim.block.first))
-            await self._mirror.caught_up(await self._registry.write([Delete(key)]))
+            await self._caught_up(await self._registry.write([Delete(key)]))
             log.info("vip %s: gave ports %d-%d back", vip, claim.block.first, claim.block.last)
 
     async def _claim(self, definition: Definition) -> None:
@@ -139,7 +140,13 @@ class Blocks:
                 [Put(key, values.encode(claim))], [Unchanged(key, 0)]
             )
             log.info("vip %s: claimed ports %d-%d", vip, block.first, block.last)
-            await self._mirror.caught_up(revision)
+            await self._caught_up(revision)
+
+    async def _caught_up(self, revision: int) -> None:
+        """The next decision is to see what was written. An emptied store never gets there."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CAUGHT_UP_SECONDS):
+                await self._mirror.caught_up(revision)
 
     def _next(self, definition: Definition, size: int) -> PortBlock | None:
         cluster = self._mirror.cluster

@@ -36,7 +36,6 @@ class Publisher:
         self._dirty: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._written = asyncio.Condition()
-        self.revision = 0
         self.failing_since: float | None = None
 
     def set(self, key: str, value: bytes) -> None:
@@ -58,14 +57,13 @@ class Publisher:
         for key in {**self._have, **self._want}:
             self._mark(key)
 
-    async def flushed(self, keys: Iterable[str]) -> int:
-        """Waits until the registry has what is wanted for `keys`; the last write's revision."""
+    async def flushed(self, keys: Iterable[str]) -> None:
+        """Waits until the registry has what is wanted for `keys`."""
         waiting = tuple(keys)
         async with self._written:
             await self._written.wait_for(
                 lambda: all(self._have.get(k) == self._want.get(k) for k in waiting)
             )
-        return self.revision
 
     async def run(self) -> None:
         while True:
@@ -95,7 +93,7 @@ class Publisher:
             Delete(key) if value is None else Put(key, value, lease) for key, value in batch.items()
         ]
         try:
-            self.revision = await self._registry.write(writes)
+            await self._registry.write(writes)
         except RegistryError as error:
             self._failed(error, batch)
             await asyncio.sleep(RETRY_SECONDS)
