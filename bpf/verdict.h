@@ -6,13 +6,10 @@
 #ifndef ANYPORT_VERDICT_H
 #define ANYPORT_VERDICT_H
 
+#include "connections.h"
+#include "flow_hash.h"
 #include "maps.h"
 #include "parse.h"
-
-#define NO_SLOT MAX_HOSTS
-
-/* Two rounds of keying: nobody outside can choose ports that all meet one target. */
-const volatile __u64 hash_key[2] = {};
 
 enum action {
 	PASS, /* to the next program and the local stack */
@@ -96,46 +93,6 @@ static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
 	if (packet->ttl <= 1)
 		return decided(VERDICT_DROP_TTL, DROP);
 	return (struct decision){.verdict = verdict, .action = FORWARD, .host = host};
-}
-
-#define ROTATE(x, n) ((x) << (n) | (x) >> (64 - (n)))
-
-static __always_inline void sip_round(__u64 v[4])
-{
-	v[0] += v[1];
-	v[2] += v[3];
-	v[1] = ROTATE(v[1], 13) ^ v[0];
-	v[3] = ROTATE(v[3], 16) ^ v[2];
-	v[0] = ROTATE(v[0], 32);
-	v[2] += v[1];
-	v[0] += v[3];
-	v[1] = ROTATE(v[1], 17) ^ v[2];
-	v[3] = ROTATE(v[3], 21) ^ v[0];
-	v[2] = ROTATE(v[2], 32);
-}
-
-/* SipHash-1-3 of the flow (Aumasson, Bernstein 2012), its 40 bytes being whole words. */
-static __always_inline __u64 hash_of(const struct flow *flow)
-{
-	const __u64 *words = (const __u64 *)flow;
-	__u64 key0 = hash_key[0], key1 = hash_key[1];
-	__u64 v[4] = {key0 ^ 0x736f6d6570736575, key1 ^ 0x646f72616e646f6d,
-		      key0 ^ 0x6c7967656e657261, key1 ^ 0x7465646279746573};
-	__u64 last = (__u64)sizeof(*flow) << 56;
-
-#pragma unroll
-	for (__u32 i = 0; i <= sizeof(*flow) / 8; i++) {
-		__u64 word = i < sizeof(*flow) / 8 ? words[i] : last;
-
-		v[3] ^= word;
-		sip_round(v);
-		v[0] ^= word;
-	}
-	v[2] ^= 0xff;
-	sip_round(v);
-	sip_round(v);
-	sip_round(v);
-	return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
 /* The finalizer of MurmurHash3: each host of the fallback draws its own number. */
@@ -242,64 +199,7 @@ static __always_inline __u32 hashed_slot(const struct route *route, __u64 hash)
 	return by_weight(route->hosts, hash);
 }
 
-static __always_inline bool has_target(const struct route *route, __u32 slot)
-{
-	return slot < MAX_HOSTS && route->hosts >> slot & 1;
-}
-
-/*
- * R6. What follows in a connection stays with its target, also after the port
- * lost that target or its route. What may begin one (a SYN: retransmitted, or
- * of a new connection from the same port; any datagram) stays while that host
- * is still a target; else it would go to a closed port for ever.
- */
-static __always_inline bool stays(const struct connection *connection, const struct packet *packet,
-				  const struct route *route)
-{
-	if (!packet->opens)
-		return true;
-	if (route->kind == ROUTE_NONE)
-		return packet->flow.protocol == UDP;
-	return has_target(route, connection->slot);
-}
-
-static __always_inline void touch(struct connection *connection, const struct packet *packet)
-{
-	bool syn = packet->opens && packet->flow.protocol == TCP;
-
-	connection->seen_ns = bpf_ktime_get_boot_ns();
-	if (packet->closes)
-		connection->state = CONNECTION_CLOSING;
-	else if (syn && connection->state == CONNECTION_CLOSING)
-		connection->state = CONNECTION_NEW;
-	else if (!syn && connection->state == CONNECTION_NEW)
-		connection->state = CONNECTION_ESTABLISHED;
-}
-
-/* The slot that holds: two CPUs may remember one flow at once, the first is right. */
-static __always_inline __u32 remember(const struct flow *flow, __u32 slot)
-{
-	struct connection fresh = {.seen_ns = bpf_ktime_get_boot_ns(), .slot = slot};
-	struct connection *first;
-
-	if (!bpf_map_update_elem(&connections, flow, &fresh, BPF_NOEXIST))
-		return slot;
-	first = bpf_map_lookup_elem(&connections, flow);
-	return first ? first->slot : slot;
-}
-
-static __always_inline __u32 replace(struct connection *connection, __u32 slot)
-{
-	__u32 old = connection->slot;
-	__u32 found = __sync_val_compare_and_swap(&connection->slot, old, slot);
-
-	connection->seen_ns = bpf_ktime_get_boot_ns();
-	connection->state = CONNECTION_NEW;
-	return found == old ? slot : found;
-}
-
-static __always_inline struct decision decide_new(struct connection *stale,
-						  const struct packet *packet,
+static __always_inline struct decision decide_new(const struct packet *packet,
 						  const struct route *route, __u64 hash)
 {
 	enum verdict verdict = route->kind == ROUTE_FALLBACK ? VERDICT_FALLBACK : VERDICT_SELECTED;
@@ -307,7 +207,7 @@ static __always_inline struct decision decide_new(struct connection *stale,
 
 	if (slot >= MAX_HOSTS)
 		return decided(VERDICT_DROP_TABLE, DROP);
-	slot = stale ? replace(stale, slot) : remember(&packet->flow, slot);
+	slot = remember_connection(&packet->flow, slot, hash);
 	return send_to(verdict, slot, packet);
 }
 
@@ -332,26 +232,24 @@ static __always_inline struct decision decide_transport(const struct vip *vip,
 	__u32 row = packet->flow.protocol * PORTS + packet->flow.port;
 	void *table = bpf_map_lookup_elem(&routes, &vip->index);
 	struct route *found = table ? bpf_map_lookup_elem(table, &row) : NULL;
-	struct connection *connection;
 	struct route route;
 	__u64 hash;
+	__u32 slot;
 
 	if (!found)
 		return decided(VERDICT_DROP_TABLE, DROP);
 	load_route(&route, found);
 	if (route.kind == ROUTE_UNIQUE)
 		return send_to(VERDICT_UNIQUE, route.target, packet);
-	connection = bpf_map_lookup_elem(&connections, &packet->flow);
-	if (connection && stays(connection, packet, &route)) {
-		touch(connection, packet);
-		return send_to(VERDICT_ESTABLISHED, connection->slot, packet);
-	}
+	hash = hash_of(&packet->flow);
+	slot = follow_connection(packet, &route, hash);
+	if (slot != NO_SLOT)
+		return send_to(VERDICT_ESTABLISHED, slot, packet);
 	if (route.kind == ROUTE_NONE)
 		return decided(VERDICT_NO_ROUTE, PASS);
-	hash = hash_of(&packet->flow);
 	if (!packet->opens)
 		return send_to(VERDICT_HASHED, hashed_slot(&route, hash), packet);
-	return decide_new(connection, packet, &route, hash);
+	return decide_new(packet, &route, hash);
 }
 
 #endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A flow's 64-bit number, keyed: what chooses its target and its place in the connection table. */
+#ifndef ANYPORT_FLOW_HASH_H
+#define ANYPORT_FLOW_HASH_H
+
+#include <linux/types.h>
+#include "abi.h"
+
+/* Two rounds of keying: nobody outside can choose ports that all meet one target. */
+const volatile __u64 hash_key[2] = {};
+
+#define ROTATE(x, n) ((x) << (n) | (x) >> (64 - (n)))
+
+static __always_inline void sip_round(__u64 v[4])
+{
+	v[0] += v[1];
+	v[2] += v[3];
+	v[1] = ROTATE(v[1], 13) ^ v[0];
+	v[3] = ROTATE(v[3], 16) ^ v[2];
+	v[0] = ROTATE(v[0], 32);
+	v[2] += v[1];
+	v[0] += v[3];
+	v[1] = ROTATE(v[1], 17) ^ v[2];
+	v[3] = ROTATE(v[3], 21) ^ v[0];
+	v[2] = ROTATE(v[2], 32);
+}
+
+/* SipHash-1-3 of the flow (Aumasson, Bernstein 2012), its 40 bytes being whole words. */
+static __always_inline __u64 hash_of(const struct flow *flow)
+{
+	const __u64 *words = (const __u64 *)flow;
+	__u64 key0 = hash_key[0], key1 = hash_key[1];
+	__u64 v[4] = {key0 ^ 0x736f6d6570736575, key1 ^ 0x646f72616e646f6d,
+		      key0 ^ 0x6c7967656e657261, key1 ^ 0x7465646279746573};
+	__u64 last = (__u64)sizeof(*flow) << 56;
+
+#pragma unroll
+	for (__u32 i = 0; i <= sizeof(*flow) / 8; i++) {
+		__u64 word = i < sizeof(*flow) / 8 ? words[i] : last;
+
+		v[3] ^= word;
+		sip_round(v);
+		v[0] ^= word;
+	}
+	v[2] ^= 0xff;
+	sip_round(v);
+	sip_round(v);
+	sip_round(v);
+	return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+#endif
