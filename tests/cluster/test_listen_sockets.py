@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import array
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -18,7 +21,7 @@ import pytest
 from anyport.kernel.listen import Closed, Opened
 from anyport.model import Protocol, Socket
 from tests.support.listen_host import CLIENT, VIP, ListenHost, hosted, listen_host
-from tests.support.netns import fresh_netns
+from tests.support.netns import fresh_netns, run
 from tests.support.sockets import MPTCP, bind_tcp, bind_udp, connect_tcp, listen_tcp, port_of
 
 LISTEN_AND_WAIT = """
@@ -39,6 +42,29 @@ def opened(host: ListenHost) -> Socket:
     event = host.event()
     assert isinstance(event, Opened)
     return event.socket
+
+
+@contextmanager
+def counted_runs(host: ListenHost) -> Iterator[Callable[[], int]]:
+    """How often the program of sockops has run; the kernel counts while asked to."""
+    if shutil.which("bpftool") is None:
+        pytest.skip("needs bpftool")
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    link = json.loads(
+        run("bpftool", "-j", "link", "show", "pinned", str(host.pin("tcp_listeners")))
+    )
+    number = str(link["prog_id"])
+
+    def runs() -> int:
+        shown = json.loads(run("bpftool", "-j", "prog", "show", "id", number))
+        return int(shown.get("run_cnt", 0))
+
+    before = switch.read_text()
+    switch.write_text("1")
+    try:
+        yield runs
+    finally:
+        switch.write_text(before)
 
 
 def program(text: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[str]:
@@ -246,6 +272,24 @@ def test_connections_cause_no_event(host: ListenHost) -> None:
             host.quiet()
         if address == str(VIP):
             assert isinstance(host.event(), Closed)
+
+
+def test_connections_of_a_listener_cost_no_more_than_others(host: ListenHost) -> None:
+    """Children inherit the flag that tells of each change of state; it is taken from them."""
+    host.define(hosted())
+    with counted_runs(host) as runs:
+
+        def cost(address: str) -> int:
+            with listen_tcp(address, 80) as listener:
+                before = runs()
+                with connect_tcp(address, 80, CLIENT) as client, listener.accept()[0] as accepted:
+                    client.shutdown(socket.SHUT_WR)
+                    assert accepted.recv(1) == b""
+                    accepted.shutdown(socket.SHUT_WR)
+                    assert client.recv(1) == b""
+                return runs() - before
+
+        assert cost(str(VIP)) == cost("127.0.0.1") > 0
 
 
 def test_udp_opens_at_bind_and_closes_with_the_socket(host: ListenHost) -> None:

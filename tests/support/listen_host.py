@@ -30,6 +30,10 @@ class ListenHost:
         self._pins = pins
         self.kernel = ListenKernel.attach(cgroup, pins)
 
+    def pin(self, program: str) -> Path:
+        """Where the attachment of a program is pinned."""
+        return self._pins / "links" / f"listen_{program}"
+
     def define(self, *definitions: HostedDefinition) -> None:
         """As the agent does it."""
         self.kernel.set_definitions(definitions)
