@@ -186,12 +186,24 @@ enum path_kind {
 	PATH_IPIP = 3, /* reserved */
 };
 
-/* hosts: slot -> how packets get there. */
+/* Of packets; an index, as `enum protocol`. */
+enum family {
+	IPV4 = 0,
+	IPV6 = 1,
+	FAMILIES = 2,
+};
+
+/* How packets of one family get to a host. */
+struct hop {
+	struct address address; /* its own, of either family; `::` without a path */
+	__u32 path;		/* enum path_kind */
+	__u32 ifindex;		/* L2: out of here */
+};
+
+/* hosts: slot -> how packets get there, and how many. */
 struct host {
-	struct address address;
-	__u32 path;    /* enum path_kind */
-	__u32 ifindex; /* L2: out of here */
-	__u32 weight;  /* for the fallback */
+	struct hop hops[FAMILIES];
+	__u32 weight; /* for the fallback */
 	__u32 pad;
 };
 

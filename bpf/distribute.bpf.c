@@ -111,16 +111,16 @@ static __always_inline int answer(struct __sk_buff *skb)
  * bytes in a row, and their sum does not change, so CHECKSUM_COMPLETE holds.
  */
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *packet,
-				   const struct host *host)
+				   const struct hop *hop)
 {
-	struct bpf_redir_neigh next_hop = {.nh_family = AF_INET, .ipv4_nh = host->address.words[3]};
+	struct bpf_redir_neigh next_hop = {.nh_family = AF_INET, .ipv4_nh = hop->address.words[3]};
 	__u16 words[2] = {packet->ttl_word - bpf_htons(0x0100), 0};
 
 	words[1] = checksum_replace(packet->check, packet->ttl_word, words[0]);
 	if (bpf_skb_store_bytes(skb, sizeof(struct ethhdr) + offsetof(struct iphdr, ttl), words,
 				sizeof(words), 0))
 		return TC_ACT_SHOT;
-	return bpf_redirect_neigh(host->ifindex, &next_hop, sizeof(next_hop), 0);
+	return bpf_redirect_neigh(hop->ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
 static __always_inline void count(__u32 verdict)
@@ -142,7 +142,7 @@ int distribute(struct __sk_buff *skb)
 	case ANSWER:
 		return answer(skb);
 	case FORWARD:
-		return decision.host ? forward(skb, &packet, decision.host) : TC_ACT_SHOT;
+		return decision.hop ? forward(skb, &packet, decision.hop) : TC_ACT_SHOT;
 	case DROP:
 		return TC_ACT_SHOT;
 	default:

@@ -15,13 +15,13 @@ enum action {
 	PASS, /* to the next program and the local stack */
 	DROP,
 	ANSWER,	 /* ARP: back out of the interface it came by */
-	FORWARD, /* to `host` */
+	FORWARD, /* by `hop` */
 };
 
 struct decision {
 	__u32 verdict; /* enum verdict */
 	__u32 action;  /* enum action */
-	const struct host *host;
+	const struct hop *hop;
 };
 
 static __always_inline struct decision decided(enum verdict verdict, enum action action)
@@ -81,18 +81,19 @@ static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
 					       const struct packet *packet)
 {
 	struct host *host = bpf_map_lookup_elem(&hosts, &slot);
+	struct hop *hop = host ? &host->hops[IPV4] : NULL;
 
-	if (!host)
+	if (!hop)
 		return decided(VERDICT_DROP_TABLE, DROP);
-	if (host->path == PATH_LOCAL)
+	if (hop->path == PATH_LOCAL)
 		return decided(verdict, PASS);
-	if (host->path == PATH_NONE)
+	if (hop->path == PATH_NONE)
 		return decided(VERDICT_DROP_NO_PATH, DROP);
-	if (host->path != PATH_L2)
+	if (hop->path != PATH_L2)
 		return decided(VERDICT_DROP_TABLE, DROP);
 	if (packet->ttl <= 1)
 		return decided(VERDICT_DROP_TTL, DROP);
-	return (struct decision){.verdict = verdict, .action = FORWARD, .host = host};
+	return (struct decision){.verdict = verdict, .action = FORWARD, .hop = hop};
 }
 
 /* The finalizer of MurmurHash3: each host of the fallback draws its own number. */

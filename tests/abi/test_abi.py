@@ -24,6 +24,7 @@ STRUCTS = re.findall(r"^struct (\w+) \{", HEADER, re.MULTILINE)
 ENUMS = re.findall(r"^enum (\w+) \{", HEADER, re.MULTILINE)
 NUMBERS = re.findall(r"^#define (\w+)[ \t]+\S", HEADER, re.MULTILINE)
 COUNTS = {
+    "FAMILIES": abi.Family,
     "PROTOCOLS": abi.Protocol,
     "LISTEN_COUNTERS": abi.ListenCounter,
     "VERDICT_COUNTERS": abi.Verdict,

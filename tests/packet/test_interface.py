@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from anyport.decide.rows import NO_HOP, Hop, HostRow, RouteKind, RouteRow
 from anyport.decide.rows import Path as PathKind
-from anyport.decide.rows import RouteKind, RouteRow
 from anyport.errors import KernelError
 from anyport.kernel import clsact, loader
 from anyport.kernel.distribute import DistributorKernel
@@ -82,7 +82,7 @@ def attach(wire: Wire, pins: Path, connections: int = 1024) -> DistributorKernel
 
 
 def fill(kernel: DistributorKernel, wire: Wire) -> None:
-    kernel.set_host(w.A, TARGET, PathKind.L2, wire.index, 100)
+    kernel.set_host(w.A, HostRow(Hop(TARGET, PathKind.L2, wire.index), NO_HOP, 100))
     kernel.set_selection(0, 0, [w.A])
     kernel.create_routes(0)
     kernel.set_routes(0, {(Protocol.TCP, w.SHARED): w.distributed(0, w.A)})

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from anyport.decide.rows import Path, RouteKind, RouteRow
+from anyport.decide.rows import NO_HOP, Hop, HostRow, Path, RouteKind, RouteRow
 from anyport.kernel import abi
 from tests.packet import world as w
 from tests.packet.world import CLIENT, VIP, World, distributed, segment
@@ -149,4 +149,4 @@ def test_fallback_gives_a_host_of_no_weight_only_what_nobody_else_takes(world: W
 def weigh(world: World, weights: dict[int, int]) -> None:
     for slot, weight in weights.items():
         address = IPv4Address("10.0.1.0") + slot
-        world.kernel.set_host(slot, address, Path.L2, 1, weight)
+        world.kernel.set_host(slot, HostRow(Hop(address, Path.L2, 1), NO_HOP, weight))

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from anyport.decide.rows import HostRow, Path, RouteKind, RouteRow, SelectionRow
+from anyport.decide.rows import Hop, HostRow, Path, RouteKind, RouteRow, SelectionRow
 from anyport.errors import KernelError
 from anyport.kernel import abi
 from anyport.kernel.libbpf import Object
@@ -63,11 +63,12 @@ def test_vips(world: World) -> None:
 
 def test_hosts(world: World) -> None:
     before = world.kernel.hosts()
-    world.kernel.set_host(63, ip_address("fd00::9"), Path.L2, 2**31, 2**32 - 1)
-    row = HostRow(ip_address("fd00::9"), Path.L2, 2**31, 2**32 - 1)
+    there = Hop(ip_address("fd00::9"), Path.L2, 2**31)
+    row = HostRow(Hop(ip_address("10.0.0.9"), Path.IPIP), there, 2**32 - 1)
+    world.kernel.set_host(63, row)
     assert world.kernel.hosts() == before | {63: row}
     with pytest.raises(KernelError):
-        world.kernel.set_host(64, ip_address("10.0.0.1"), Path.L2, 1, 1)
+        world.kernel.set_host(64, row)
 
 
 def test_selections(world: World) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from anyport.decide.rows import Path, RouteKind, RouteRow
+from anyport.decide.rows import NO_HOP, Hop, HostRow, Path, RouteKind, RouteRow
 from anyport.kernel.abi import SelectionMethod
 from anyport.kernel.distribute import ConnectionRow, DistributorKernel
 from anyport.model import Protocol
@@ -108,7 +108,7 @@ class World:
             (NO_PATH, Path.NONE, "10.0.0.4"),
             (TUNNEL, Path.IPIP, "10.0.0.5"),
         ):
-            self.kernel.set_host(slot, IPv4Address(address), path, 1, 100)
+            self.kernel.set_host(slot, HostRow(Hop(IPv4Address(address), path, 1), NO_HOP, 100))
 
     def _set_selections(self) -> None:
         self.kernel.set_selection(0, SelectionMethod.HASH, [A, B] * 100)

@@ -54,4 +54,6 @@ class DataPlane:
 
     def reach(self, vip_index: int, key: PortKey) -> frozenset[Address]:
         """The addresses of the hosts that a new connection to the port may reach."""
-        return frozenset(self.hosts[slot].address for slot in self.slots(vip_index, key))
+        return frozenset(
+            address for slot in self.slots(vip_index, key) for address in self.hosts[slot].addresses
+        )

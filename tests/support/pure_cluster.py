@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from anyport.decide.blocks import handout_blocks, next_block
 from anyport.decide.counts import affected, listener, listeners, notifications
 from anyport.decide.routes import BlockIndex, route, routes
-from anyport.decide.tables import HostRow, Path, Sizes, Tables, plan, replacing
+from anyport.decide.tables import NO_HOP, Hop, HostRow, Path, Sizes, Tables, plan, replacing
 from anyport.model import (
     Claim,
     Cluster,
@@ -252,7 +252,10 @@ class PureCluster:
             self._program_all(vip)
 
     def _plan(self, vip: Address, changed: dict[PortKey, Route | None]) -> None:
-        rows = {h.name: HostRow(h.address, Path.L2, 2, h.weight) for h in self.hosts.values()}
+        rows = {
+            h.name: HostRow(Hop(h.address, Path.L2, 2), NO_HOP, h.weight)
+            for h in self.hosts.values()
+        }
         method = self.definitions[vip].method
         for command in plan(self._tables, self._vip_index(vip), method, changed, rows):
             for _ in self.maps.steps(command):

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyport.decide.tables import (
+    NO_HOP,
     Command,
+    Hop,
     HostRow,
     Path,
     RouteKind,
@@ -39,7 +41,7 @@ def address(name: str, move: int = 0) -> Address:
 
 
 def host_row(name: str, move: int = 0, weight: int = 100) -> HostRow:
-    return HostRow(address(name, move), Path.L2, 2, weight)
+    return HostRow(Hop(address(name, move), Path.L2, 2), NO_HOP, weight)
 
 
 def distributed(*names: str, weight: int = 100) -> Distributed:
@@ -98,7 +100,7 @@ class Distributor:
         self.wanted: dict[int, dict[PortKey, Route]] = {0: {}, 1: {}}
 
     def want(self, step: Step) -> list[Command]:
-        self.names |= {row.address: name for name, row in step.hosts.items()}
+        self.names |= {a: name for name, row in step.hosts.items() for a in row.addresses}
         step = complete(step, self.wanted[step.vip_index])
         wanted = {**self.wanted[step.vip_index], **step.routes}
         self.wanted[step.vip_index] = {k: r for k, r in wanted.items() if r is not None}

@@ -23,9 +23,9 @@ class HostSlots:
         self.unplaced: frozenset[str] = frozenset()
 
     def adopt(self, rows: Mapping[int, HostRow], names: Mapping[Address, str]) -> None:
-        """A slot whose address is nobody's, or another slot's too, counts as departed."""
+        """A slot whose addresses are nobody's, or another slot's too, counts as departed."""
         for slot, row in sorted(rows.items()):
-            name = names.get(row.address)
+            name = next((names[a] for a in row.addresses if a in names), None)
             self._rows[slot] = row
             if name is None or name in self._slots:
                 self._departed[slot] = None

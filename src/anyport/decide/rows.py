@@ -37,6 +37,17 @@ class Path(enum.IntEnum):
     IPIP = 3
 
 
+class Family(enum.IntEnum):
+    """Of packets, not of the address that they are sent to."""
+
+    IPV4 = 0
+    IPV6 = 1
+
+    @classmethod
+    def of(cls, address: Address) -> Family:
+        return cls.IPV4 if address.version == 4 else cls.IPV6
+
+
 METHOD_NUMBERS: Mapping[Method, int] = {Method.HASH: 0, Method.ROUND_ROBIN: 1}
 
 
@@ -53,13 +64,32 @@ class RouteRow:
 
 
 @dataclass(frozen=True, slots=True)
-class HostRow:
-    """`path` is a Path; `ifindex` 0 where the path needs none; `weight` serves the fallback."""
+class Hop:
+    """How packets of one family get to a host: to `address`, of either family, by `path`.
 
-    address: Address
+    `path` is a Path, `ifindex` 0 where the path needs none.
+    """
+
+    address: Address | None
     path: int
-    ifindex: int
+    ifindex: int = 0
+
+
+NO_HOP = Hop(None, Path.NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """`weight` serves the fallback."""
+
+    ipv4: Hop
+    ipv6: Hop
     weight: int
+
+    @property
+    def addresses(self) -> frozenset[Address]:
+        """By which the host is known again."""
+        return frozenset(hop.address for hop in (self.ipv4, self.ipv6) if hop.address)
 
 
 @dataclass(frozen=True, slots=True)

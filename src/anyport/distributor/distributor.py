@@ -12,7 +12,7 @@ from anyport.config import Config
 from anyport.decide import routes as rules
 from anyport.decide.blocks import refuse
 from anyport.decide.election import elect, next_term
-from anyport.decide.tables import HostRow, Path
+from anyport.decide.tables import NO_HOP, Hop, HostRow, Path
 from anyport.distributor.programmer import Programmer
 from anyport.errors import RegistryError
 from anyport.kernel.abi import ConnectionState
@@ -251,14 +251,14 @@ class Distributor:
 
     def _host_rows(self) -> dict[str, HostRow]:
         return {
-            name: HostRow(
-                host.address,
-                Path.LOCAL if name == self.host else Path.L2,
-                0 if name == self.host else self._interface.index,
-                host.weight,
-            )
+            name: HostRow(self._hop(name, host.address), NO_HOP, host.weight)
             for name, host in self._mirror.cluster.hosts.items()
         }
+
+    def _hop(self, host: str, address: Address) -> Hop:
+        if host == self.host:
+            return Hop(address, Path.LOCAL)
+        return Hop(address, Path.L2, self._interface.index)
 
     # ---- the LAN ----
 

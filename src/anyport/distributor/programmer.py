@@ -30,7 +30,7 @@ class Programmer:
         self._kernel = kernel
         self._indexes = {vip: index for vip, (index, _) in kernel.vips().items()}
         hosts = kernel.hosts()
-        self._addresses = {slot: row.address for slot, row in hosts.items()}
+        self._addresses = {slot: row.addresses for slot, row in hosts.items()}
         self._tables = Tables.adopt(
             hosts=hosts,
             selections=kernel.selections(),
@@ -97,16 +97,16 @@ class Programmer:
 
     def _hand_over(self, slot: int, row: HostRow) -> None:
         """Connections of the slot's former host must not go on to the next one."""
-        if self._addresses.get(slot, row.address) != row.address:
+        if self._addresses.get(slot, row.addresses).isdisjoint(row.addresses):
             self._kernel.forget_connections([slot])
-        self._addresses[slot] = row.address
+        self._addresses[slot] = row.addresses
 
     def _apply(self, commands: Iterable[Command]) -> None:
         for command in commands:
             match command:
                 case SetHost(slot=slot, row=row):
                     self._hand_over(slot, row)
-                    self._kernel.set_host(slot, row.address, row.path, row.ifindex, row.weight)
+                    self._kernel.set_host(slot, row)
                 case SetSelection(index=index, row=selection):
                     self._kernel.set_selection(index, selection.method, selection.slots)
                 case SetRoutes(vip_index=vip_index, rows=rows):

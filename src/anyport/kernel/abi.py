@@ -12,7 +12,14 @@ import enum
 from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from ipaddress import IPv4Address, IPv6Address
 
-from anyport.decide.rows import MAX_HOSTS, MAX_SELECTIONS, MAX_VIPS, SELECTION_SLOTS, RouteKind
+from anyport.decide.rows import (
+    MAX_HOSTS,
+    MAX_SELECTIONS,
+    MAX_VIPS,
+    SELECTION_SLOTS,
+    Family,
+    RouteKind,
+)
 from anyport.decide.rows import Path as PathKind
 from anyport.model import Protocol
 
@@ -33,8 +40,10 @@ __all__ = [
     "Endpoint",
     "Event",
     "EventKind",
+    "Family",
     "Flow",
     "HandedPort",
+    "Hop",
     "Host",
     "ListenCounter",
     "ListeningSocket",
@@ -218,11 +227,13 @@ class Selection(LittleEndianStructure):
     )
 
 
+class Hop(LittleEndianStructure):
+    _fields_ = (("address", Address), ("path", c_uint32), ("ifindex", c_uint32))
+
+
 class Host(LittleEndianStructure):
     _fields_ = (
-        ("address", Address),
-        ("path", c_uint32),
-        ("ifindex", c_uint32),
+        ("hops", Hop * len(Family)),
         ("weight", c_uint32),
         ("pad", c_uint32),
     )

@@ -8,9 +8,10 @@ import errno
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from ctypes import c_uint8, sizeof
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 
-from anyport.decide.rows import HostRow, RouteRow, SelectionRow
+from anyport.decide.rows import Family, Hop, HostRow, RouteRow, SelectionRow
 from anyport.errors import KernelError
 from anyport.kernel import abi, clsact, loader
 from anyport.kernel.libbpf import NOEXIST, AttachType, Map, MapType, Object, Program
@@ -19,6 +20,7 @@ from anyport.model.definition import Address
 
 _MAPS = ("vips", "fenced", "routes", "selections", "hosts", "connections", "counters")
 _ROWS = len(Protocol) * abi.PORTS
+_NOWHERE = IPv6Address(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +170,17 @@ class DistributorKernel:
         rows = ((_number(k), abi.Selection.from_buffer_copy(v)) for k, v in self._set("selections"))
         return {i: SelectionRow(row.method, tuple(row.slots[: row.size])) for i, row in rows}
 
-    def set_host(self, slot: int, address: Address, path: int, ifindex: int, weight: int) -> None:
-        """`path` is a PathKind."""
-        row = abi.Host(abi.Address.of(address), path, ifindex, weight)
-        self._maps["hosts"].update(_u32(slot), bytes(row))
+    def set_host(self, slot: int, row: HostRow) -> None:
+        hops = (_pack_hop(row.ipv4), _pack_hop(row.ipv6))
+        self._maps["hosts"].update(_u32(slot), bytes(abi.Host(hops, row.weight)))
 
     def hosts(self) -> dict[int, HostRow]:
         """Slot -> row, of those that were set."""
         found = ((_number(k), abi.Host.from_buffer_copy(v)) for k, v in self._set("hosts"))
         return {
-            slot: HostRow(row.address.unpack(), row.path, row.ifindex, row.weight)
+            slot: HostRow(
+                _unpack_hop(row.hops[Family.IPV4]), _unpack_hop(row.hops[Family.IPV6]), row.weight
+            )
             for slot, row in found
         }
 
@@ -276,6 +279,15 @@ def _row_of(key: PortKey) -> int:
 
 def _key_of(row: int) -> PortKey:
     return Protocol(row // abi.PORTS), row % abi.PORTS
+
+
+def _pack_hop(hop: Hop) -> abi.Hop:
+    return abi.Hop(abi.Address.of(hop.address or _NOWHERE), hop.path, hop.ifindex)
+
+
+def _unpack_hop(raw: abi.Hop) -> Hop:
+    address = raw.address.unpack()
+    return Hop(None if address == _NOWHERE else address, raw.path, raw.ifindex)
 
 
 def _u32(number: int) -> bytes:
