@@ -148,6 +148,8 @@ struct vip {
 	__u32 index; /* row in routes, fenced */
 	__u8 mac[6]; /* answers ARP with it */
 	__u16 pad;
+	__u32 pad2;
+	__u64 udp_idle_ns; /* a UDP flow silent for longer is selected anew */
 };
 
 enum route_kind {

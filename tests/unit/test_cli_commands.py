@@ -187,6 +187,7 @@ CHANGES = [
     ),
     ("vip set 192.0.2.9 --hosts all", ("PATCH", "/v1/vips/192.0.2.9"), {"hosts": "all"}),
     ("vip set 192.0.2.9 --ports any", ("PATCH", "/v1/vips/192.0.2.9"), {"ports": "any"}),
+    ("vip set 192.0.2.9 --udp-idle 5", ("PATCH", "/v1/vips/192.0.2.9"), {"udp_idle": 5}),
     ("vip delete 192.0.2.9", ("DELETE", "/v1/vips/192.0.2.9"), None),
 ]
 
@@ -215,7 +216,8 @@ REFUSED = [
     ("vip add 192.0.2.9 --ports 80/sctp", "protocol 'sctp': allowed are tcp and udp"),
     ("vip add 192.0.2.9 --method random", "method 'random': allowed are hash, round-robin"),
     ("vip add 192.0.2.9 --hosts a,,b", "allowed are `all` or names as a,b,c"),
-    ("vip set 192.0.2.9", "nothing to change: give --ports, --method or --hosts"),
+    ("vip set 192.0.2.9 --udp-idle 0", "0 is not in the range 1<=x<=86400"),
+    ("vip set 192.0.2.9", "nothing to change: give --ports, --method, --hosts or --udp-idle"),
     ("vip add", "Missing argument 'ADDR'"),
     ("hosts --wide", "No such option"),
     ("nonsense", "No such command 'nonsense'"),

@@ -51,6 +51,11 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
         b'{"v":1,"ports":"any","method":"hash","hosts":null}',
     ),
     (
+        DefinitionKey(V6),
+        Definition(V6, udp_idle=5),
+        b'{"v":1,"ports":"any","method":"hash","hosts":null,"udp_idle":5}',
+    ),
+    (
         HostKey("a"),
         Host("a", V6, 10, HostState.DRAINING, 1.5, 7, "x"),
         b'{"v":1,"address":"2001:db8::1","weight":10,"state":"draining","since":1.5,'
@@ -113,6 +118,8 @@ def test_fields_that_an_earlier_version_did_not_write_may_be_absent() -> None:
         (DefinitionKey(V4), b'{"v":1,"ports":"100-1"}', "backwards"),
         (DefinitionKey(V4), b'{"v":1,"method":"random"}', "random"),
         (DefinitionKey(V4), b'{"v":1,"hosts":["a/b"]}', "a/b"),
+        (DefinitionKey(V4), b'{"v":1,"udp_idle":0}', "udp_idle"),
+        (DefinitionKey(V4), b'{"v":1,"udp_idle":1000000}', "udp_idle"),
         (DistributingKey("a", V4), b'{"v":1,"term":1}', "definition"),
     ],
 )

@@ -102,6 +102,7 @@ ADDRESS = _Parsed("addr", _address)
 PORTS = _Parsed("ports", _ports)
 METHOD = _Parsed("method", _method)
 HOSTS = _Parsed("hosts", _hosts)
+UDP_IDLE = click.IntRange(1, 86400)
 
 
 def hosts_value(text: str) -> str | list[str]:

@@ -12,6 +12,7 @@ from anyport.cli.options import (
     HOSTS,
     METHOD,
     PORTS,
+    UDP_IDLE,
     client,
     config_option,
     hosts_value,
@@ -27,6 +28,12 @@ _ports_option = click.option(
 )
 _method_option = click.option("--method", type=METHOD, help="`hash` or `round-robin`.")
 _hosts_option = click.option("--hosts", type=HOSTS, help="`all`, or names as a,b,c.")
+_udp_idle_option = click.option(
+    "--udp-idle",
+    type=UDP_IDLE,
+    metavar="SECONDS",
+    help="A UDP flow silent for longer may go to another host.",
+)
 
 
 @click.group()
@@ -40,13 +47,18 @@ def vip() -> None:
 @_ports_option
 @_method_option
 @_hosts_option
+@_udp_idle_option
 @config_option
-def add(addr: str, ports: str | None, method: str | None, hosts: str | None) -> None:
+def add(
+    addr: str, ports: str | None, method: str | None, hosts: str | None, udp_idle: int | None
+) -> None:
     """Add a VIP.
 
-    Any ports, by hash, on all hosts, unless said otherwise.
+    Any ports, by hash, on all hosts, UDP flows idle for 60 s at most, unless
+    said otherwise.
     """
-    _warn(client().add_vip(addr, **_given(ports or "any", method or "hash", hosts or "all")))
+    fields = _given(ports or "any", method or "hash", hosts or "all", udp_idle)
+    _warn(client().add_vip(addr, **fields))
 
 
 @vip.command("set")
@@ -54,12 +66,15 @@ def add(addr: str, ports: str | None, method: str | None, hosts: str | None) -> 
 @_ports_option
 @_method_option
 @_hosts_option
+@_udp_idle_option
 @config_option
-def set_(addr: str, ports: str | None, method: str | None, hosts: str | None) -> None:
+def set_(
+    addr: str, ports: str | None, method: str | None, hosts: str | None, udp_idle: int | None
+) -> None:
     """Change what is given of a VIP, while it runs."""
-    fields = _given(ports, method, hosts)
+    fields = _given(ports, method, hosts, udp_idle)
     if not fields:
-        raise UsageError("nothing to change: give --ports, --method or --hosts")
+        raise UsageError("nothing to change: give --ports, --method, --hosts or --udp-idle")
     _warn(client().set_vip(addr, **fields))
 
 
@@ -92,8 +107,10 @@ def show(addr: str, as_json: bool) -> None:
         print_fields(found)
 
 
-def _given(ports: str | None, method: str | None, hosts: str | None) -> dict[str, Any]:
-    fields: dict[str, Any] = {"ports": ports, "method": method}
+def _given(
+    ports: str | None, method: str | None, hosts: str | None, udp_idle: int | None
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {"ports": ports, "method": method, "udp_idle": udp_idle}
     fields["hosts"] = None if hosts is None else hosts_value(hosts)
     return {name: value for name, value in fields.items() if value is not None}
 

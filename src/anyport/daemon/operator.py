@@ -14,7 +14,7 @@ from anyport.decide.definitions import validate
 from anyport.errors import AnyportError, Conflict, UsageError
 from anyport.kernel import netlink
 from anyport.model import Definition, Method
-from anyport.model.definition import Address, parse_ports
+from anyport.model.definition import MAX_UDP_IDLE_SECONDS, Address, parse_ports
 from anyport.registry import values
 from anyport.registry.base import Delete, Entry, Put, Registry, Unchanged
 from anyport.registry.keys import DefinitionKey
@@ -127,9 +127,11 @@ def parse_vip(text: object) -> Address:
 
 def _changed(definition: Definition, wish: dict[str, Any]) -> Definition:
     """The definition with the fields that `wish` gives. Raises UsageError."""
-    unknown = wish.keys() - {"vip", "ports", "method", "hosts"}
+    unknown = wish.keys() - {"vip", "ports", "method", "hosts", "udp_idle"}
     if unknown:
-        raise UsageError(f"unknown field {min(unknown)!r}: allowed are ports, method, hosts")
+        raise UsageError(
+            f"unknown field {min(unknown)!r}: allowed are ports, method, hosts, udp_idle"
+        )
     try:
         if wish.get("ports") is not None:
             definition = replace(definition, ports=parse_ports(str(wish["ports"])))
@@ -138,7 +140,15 @@ def _changed(definition: Definition, wish: dict[str, Any]) -> Definition:
     except ValueError as error:
         allowed = "" if "ports" in str(error) else "; allowed are hash and round-robin"
         raise UsageError(f"{error}{allowed}") from None
+    if wish.get("udp_idle") is not None:
+        definition = replace(definition, udp_idle=_udp_idle(wish["udp_idle"]))
     hosts = wish.get("hosts")
     if hosts is None:
         return definition
     return replace(definition, hosts=None if hosts == "all" else frozenset(map(str, hosts)))
+
+
+def _udp_idle(seconds: object) -> int:
+    if type(seconds) is not int or not 1 <= seconds <= MAX_UDP_IDLE_SECONDS:
+        raise UsageError(f"udp_idle {seconds!r}: allowed are 1-{MAX_UDP_IDLE_SECONDS} (seconds)")
+    return seconds

@@ -43,6 +43,7 @@ class Rows:
             "ports": str(definition.ports),
             "method": definition.method.value,
             "hosts": "all" if definition.hosts is None else sorted(definition.hosts),
+            "udp_idle": definition.udp_idle,
             "distributor": distributing.host if distributing else None,
             "term": distributing.term if distributing else None,
         }

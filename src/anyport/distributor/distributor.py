@@ -168,7 +168,7 @@ class Distributor:
         self.offices[vip] = office
         self._program_all(vip, office)
         await self._publish(vip, office)
-        self.programmer.answer(vip, self._interface.mac)
+        self.programmer.answer(office.published.definition, self._interface.mac)
         office.answering = True
         log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)
         self._announce(vip)
@@ -193,6 +193,8 @@ class Distributor:
             return
         office.published = replace(office.published, definition=definition)
         self._program_all(vip, office)
+        if office.answering:
+            self.programmer.refresh(definition, self._interface.mac)
         await self._publish(vip, office)
 
     def _program_all(self, vip: Address, office: Office) -> None:
@@ -289,7 +291,8 @@ class Distributor:
             self.problems.pop(f"vip {vip}", None)
         elif self._mirror.connected and self._elected(vip) == self.host:
             self._problem(f"vip {vip}", "another machine on the LAN announced it")
-            self.programmer.answer(vip, self._interface.mac)
+            definition = self.offices[vip].published.definition
+            self.programmer.answer(definition, self._interface.mac)
             self._announce(vip)
 
     # ---- dead hosts' blocks ----

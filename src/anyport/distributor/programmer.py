@@ -18,7 +18,7 @@ from anyport.decide.tables import (
 )
 from anyport.errors import AnyportError
 from anyport.kernel.distribute import DistributorKernel
-from anyport.model import Method, PortKey, Route
+from anyport.model import Definition, Method, PortKey, Route
 from anyport.model.definition import Address
 
 
@@ -64,10 +64,15 @@ class Programmer:
         self._apply(plan(self._tables, index, Method.HASH, replacing(self._tables, index, {}), {}))
         self._kernel.clear_routes(index)
 
-    def answer(self, vip: Address, mac: bytes) -> None:
+    def answer(self, definition: Definition, mac: bytes) -> None:
         """From now on packets to the VIP are distributed and ARP for it is answered here."""
-        self._kernel.unfence(self._indexes[vip])
-        self._kernel.set_vip(vip, self._indexes[vip], mac)
+        self._kernel.unfence(self._indexes[definition.vip])
+        self.refresh(definition, mac)
+
+    def refresh(self, definition: Definition, mac: bytes) -> None:
+        """For a VIP that is answered for: its definition changed. A fence stays."""
+        index = self._indexes[definition.vip]
+        self._kernel.set_vip(definition.vip, index, mac, definition.udp_idle)
 
     def fenced(self, vip: Address) -> bool:
         return self._kernel.fenced(self._indexes[vip])

@@ -204,7 +204,13 @@ class ListenCounter(enum.IntEnum):
 
 
 class Vip(LittleEndianStructure):
-    _fields_ = (("index", c_uint32), ("mac", c_uint8 * 6), ("pad", c_uint16))
+    _fields_ = (
+        ("index", c_uint32),
+        ("mac", c_uint8 * 6),
+        ("pad", c_uint16),
+        ("pad2", c_uint32),
+        ("udp_idle_ns", c_uint64),
+    )
 
 
 class Route(LittleEndianStructure):

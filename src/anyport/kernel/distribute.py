@@ -16,7 +16,7 @@ from anyport.errors import KernelError
 from anyport.kernel import abi, clsact, loader
 from anyport.kernel.libbpf import NOEXIST, AttachType, Map, MapType, Object, Program
 from anyport.model import PortKey, Protocol
-from anyport.model.definition import Address
+from anyport.model.definition import UDP_IDLE_SECONDS, Address
 
 _MAPS = ("vips", "fenced", "routes", "selections", "hosts", "connections", "counters")
 _ROWS = len(Protocol) * abi.PORTS
@@ -108,8 +108,11 @@ class DistributorKernel:
         rows = ((k, abi.Vip.from_buffer_copy(v)) for k, v in self._maps["vips"].items())
         return {abi.unpack_address(key): (vip.index, bytes(vip.mac)) for key, vip in rows}
 
-    def set_vip(self, vip: Address, index: int, mac: bytes) -> None:
-        row = abi.Vip(index, (c_uint8 * 6)(*mac))
+    def set_vip(
+        self, vip: Address, index: int, mac: bytes, udp_idle: int = UDP_IDLE_SECONDS
+    ) -> None:
+        """`udp_idle`: seconds, as a definition's."""
+        row = abi.Vip(index, (c_uint8 * 6)(*mac), udp_idle_ns=udp_idle * 10**9)
         self._maps["vips"].update(abi.pack_address(vip), bytes(row))
 
     def delete_vip(self, vip: Address) -> None:

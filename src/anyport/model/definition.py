@@ -81,14 +81,25 @@ Ports = _Any | PortSet
 Address = IPv4Address | IPv6Address
 
 
+UDP_IDLE_SECONDS = 60
+"""Of a definition that does not say; stored definitions rely on it: never another number."""
+
+MAX_UDP_IDLE_SECONDS = 86400
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A VIP and how it is distributed. `hosts` None: every host of the cluster."""
+    """A VIP and how it is distributed. `hosts` None: every host of the cluster.
+
+    `udp_idle`: a UDP flow that was silent for more than so many seconds may
+    move to another target.
+    """
 
     vip: Address
     ports: Ports = ANY
     method: Method = Method.HASH
     hosts: frozenset[str] | None = None
+    udp_idle: int = UDP_IDLE_SECONDS
 
     @property
     def enumerated(self) -> bool:

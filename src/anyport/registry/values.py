@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from anyport.model import (
     ANY,
@@ -25,7 +26,12 @@ from anyport.model import (
     Method,
     PortBlock,
 )
-from anyport.model.definition import Address, parse_ports
+from anyport.model.definition import (
+    MAX_UDP_IDLE_SECONDS,
+    UDP_IDLE_SECONDS,
+    Address,
+    parse_ports,
+)
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
@@ -56,6 +62,7 @@ class _Definition(_Versioned, frozen=True):
     ports: str = "any"
     method: Method = Method.HASH
     hosts: list[_Word] | None = None
+    udp_idle: Annotated[int, msgspec.Meta(ge=1, le=MAX_UDP_IDLE_SECONDS)] | UnsetType = UNSET
 
 
 class _Host(_Versioned, frozen=True):
@@ -171,7 +178,8 @@ def _mirror(noun: Noun) -> _Versioned:
 
 def _definition_mirror(definition: Definition) -> _Definition:
     hosts = None if definition.hosts is None else sorted(definition.hosts)
-    return _Definition(VERSION, str(definition.ports), definition.method, hosts)
+    udp_idle = UNSET if definition.udp_idle == UDP_IDLE_SECONDS else definition.udp_idle
+    return _Definition(VERSION, str(definition.ports), definition.method, hosts, udp_idle)
 
 
 def _text(text: str) -> str:
@@ -184,9 +192,9 @@ def _definition(vip: Address, said: _Definition) -> Definition:
         if not valid_name(name):
             raise ValueError(f"host name {name!r}: not valid")
     ports = ANY if said.ports == "any" else parse_ports(said.ports)
-    return Definition(
-        vip, ports, said.method, None if said.hosts is None else frozenset(said.hosts)
-    )
+    hosts = None if said.hosts is None else frozenset(said.hosts)
+    udp_idle = UDP_IDLE_SECONDS if said.udp_idle is UNSET else said.udp_idle
+    return Definition(vip, ports, said.method, hosts, udp_idle)
 
 
 def _host(name: str, said: _Host) -> Host:
