@@ -3,35 +3,50 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 PYTHON ?= /usr/bin/python3
 
-BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 bpftool make python3 python3-venv
-RUN_PACKAGES := etcd-server iproute2 ethtool util-linux procps
-DEMO_PACKAGES := nginx-light curl
-CHECK_PACKAGES := clang-format git
+# `su` without `-` keeps a user's PATH, which lacks ip, nginx, bpftool.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-install: $(VENV)/.installed bpf
+HOST_PACKAGES := clang libbpf-dev libbpf1 bpftool python3 python3-venv \
+	etcd-server iproute2 ethtool util-linux procps
+DEMO_PACKAGES := nginx curl
+DEV_PACKAGES := clang-format openssl
 
-$(VENV)/.installed: pyproject.toml packaging/install-packages
-	packaging/install-packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(DEMO_PACKAGES) $(CHECK_PACKAGES)
+install: $(VENV)/.host bpf
+
+# A host runs anyport with the first alone; each of the others adds to the one before.
+$(VENV)/.host: pyproject.toml packaging/install-packages
+	packaging/install-packages $(HOST_PACKAGES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,demo]'
+	$(PIP_INSTALL) --editable .
 	touch $@
 
-bpf: $(VENV)/.installed
+$(VENV)/.demo: $(VENV)/.host
+	packaging/install-packages $(DEMO_PACKAGES)
+	$(PIP_INSTALL) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	packaging/install-packages $(DEV_PACKAGES)
+	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+bpf: $(VENV)/.host
 	$(MAKE) --silent -C bpf
 
-test: install
+test: $(VENV)/.dev bpf
 	$(BIN)/pytest
 
-check: install
+check: $(VENV)/.dev bpf
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	clang-format --dry-run --Werror bpf/*.c bpf/*.h
 
-demo: install
+demo: $(VENV)/.demo bpf
 	$(BIN)/python -m demo
 
 clean:
