@@ -49,7 +49,10 @@ class EtcdServer:
             self._process = None
 
     def freeze(self) -> None:
+        """Returns when it stands still: until then its threads may still answer (waitpid(2))."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
