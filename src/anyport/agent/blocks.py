@@ -48,12 +48,16 @@ class Blocks:
         self._own: dict[Address, tuple[PortBlock, ...]] = {}
         self._claimed_here: set[PortBlock] = set()
         self._exhausted: set[Address] = set()
+        self._rest = config.blocks.rest
+        self._departed: dict[Claim, float] = {}  # when it was first seen so, or last not vacant
+        self._clock = asyncio.get_running_loop().time
         self._avoided: set[int] = set()  # connections of other hosts live there
         self._wake = asyncio.Event()
 
     def resolve(self, hosted: dict[Address, Definition]) -> None:
         """Owners of the claims in the registry, for the VIPs of this host."""
         self._hosted = hosted
+        self._claimed_here = {block for block in self._claimed_here if block.vip in hosted}
         owners = rules.owners(self._mirror.cluster.claims.values())
         self._leased = {
             vip: tuple(sorted(c.block for c in owners if c.block.vip == vip)) for vip in hosted
@@ -98,6 +102,7 @@ class Blocks:
                 for definition in list(self._hosted.values()):
                     await self._surrender(definition)
                     await self._claim(definition)
+                await self._depart()
             except RegistryError as error:
                 log.debug("blocks: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -113,9 +118,34 @@ class Blocks:
         for claim in rules.surrenderable(claims, self._host, definition, in_use, refused):
             if claim.create_revision in refused:
                 self._avoided.update(range(claim.block.first, claim.block.last + 1))
-            key = str(ClaimKey(self._host, vip, claim.block.first))
-            await self._caught_up(await self._registry.write([Delete(key)]))
-            log.info("vip %s: gave ports %d-%d back", vip, claim.block.first, claim.block.last)
+            await self._give_back(claim)
+
+    async def _depart(self) -> None:
+        """Claims on VIPs that are not of this host any more: without sockets, and after a rest."""
+        now = self._clock()
+        departed = [claim for claim in self._mirror.cluster.claims.values() if self._left(claim)]
+        self._departed = {claim: self._departed.get(claim, now) for claim in departed}
+        for claim, since in list(self._departed.items()):
+            if now - since < self._rest:
+                continue
+            if self._pools.vacant(claim.block):
+                await self._give_back(claim)
+            else:
+                self._departed[claim] = now
+
+    def _left(self, claim: Claim) -> bool:
+        """Not merely without a distributor for now: no definition has it here."""
+        vip = claim.block.vip
+        if claim.host != self._host or vip in self._hosted:
+            return False
+        wish = self._mirror.cluster.definitions.get(vip)
+        return wish is None or not wish.allows(self._host)
+
+    async def _give_back(self, claim: Claim) -> None:
+        block = claim.block
+        key = str(ClaimKey(self._host, block.vip, block.first))
+        await self._caught_up(await self._registry.write([Delete(key)]))
+        log.info("vip %s: gave ports %d-%d back", block.vip, block.first, block.last)
 
     async def _claim(self, definition: Definition) -> None:
         """Another block if few ports are free; those not yet routed count as free."""

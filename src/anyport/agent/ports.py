@@ -130,6 +130,14 @@ class PortPools:
         resting = {p for protocol in Protocol for p in self._resting.get((vip, protocol), ())}
         return resting | {port for (of, _), port in self._by_port if of == vip}
 
+    def vacant(self, block: PortBlock) -> bool:
+        """Whether no socket in any state is left on any port of the block."""
+        return all(
+            self._kernel.bindable(block.vip, protocol, port)
+            for protocol in Protocol
+            for port in range(block.first, block.last + 1)
+        )
+
     def used(self, block: PortBlock) -> int:
         """Ports of the block with a socket, for either protocol."""
         return len({port for (vip, _), port in self._by_port if vip == block.vip and port in block})
