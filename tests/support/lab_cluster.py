@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ PATIENCE_SECONDS = 20.0
 POLL_SECONDS = 0.02
 
 _PROGRAM = str(Path(__file__).with_name("lab_program.py"))
+_REGISTRY = str(Path(__file__).with_name("lab_registry.py"))
 
 VIP = "10.77.0.80"
 
@@ -37,6 +39,20 @@ def eventually(holds: Callable[[], object], what: str) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {PATIENCE_SECONDS:.0f} s: {what}")
         time.sleep(POLL_SECONDS)
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    """The next line of its output, which comes whole; empty at its end."""
+    assert process.stdout is not None
+    line = b""
+    while not line.endswith(b"\n"):
+        if not select.select([process.stdout], [], [], PATIENCE_SECONDS)[0]:
+            raise Unanswered("a program said nothing")
+        byte = os.read(process.stdout.fileno(), 1)
+        if not byte:
+            break
+        line += byte
+    return line.decode()
 
 
 @dataclass(frozen=True)
@@ -75,9 +91,8 @@ class Program:
 
     def do(self, what: str, **arguments: Any) -> Any:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         print(json.dumps({"do": what, **arguments}), file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline())
+        answer = json.loads(_line(self._process))
         if answer.get("errno") == 0:
             raise Unanswered(f"{self.node}: {what} {arguments}: {answer['error']}")
         if "errno" in answer:
@@ -114,6 +129,24 @@ class Program:
         """As kill -9 does; returns when it is gone."""
         self._process.kill()
         self._process.communicate()
+
+
+class Watch:
+    """Changes of the registry, as they come."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def next(self) -> str:
+        return _line(self._process).strip()
+
+    def until(self, last: str) -> list[str]:
+        """Those before the first that ends with `last`."""
+        seen = []
+        while not (change := self.next()).endswith(last):
+            assert change, "the watch ended"
+            seen.append(change)
+        return seen
 
 
 class LabCluster:
@@ -175,6 +208,14 @@ class LabCluster:
             f"{vip}:{port}/{protocol} to have the targets {sorted(wanted)}",
         )
         self.settle()
+
+    def await_ready(self) -> None:
+        """Till every VIP is served and every host concerned can hand ports of it out."""
+        for host in self.lab.hosts:
+            eventually(
+                lambda host=host: self.noun("status", host)["ready"],  # type: ignore[misc]
+                f"{host} to be ready",
+            )
 
     def settle(self) -> None:
         """Till the distributor has seen all that host1 knows, and had its turn to program it."""
@@ -249,6 +290,22 @@ class LabCluster:
         finally:
             for pid in filter(None, pids):
                 os.kill(pid, signal.SIGCONT)
+
+    def write(self, verb: str, key: str, value: str = "") -> None:
+        """`put` or `delete`, straight in the registry."""
+        self.run("lan", sys.executable, _REGISTRY, *self.endpoints, verb, key, value)
+
+    @contextmanager
+    def watched(self, prefix: str) -> Iterator[Watch]:
+        """All changes of the registry beneath `prefix` from now on."""
+        words = [sys.executable, _REGISTRY, *self.endpoints, "watch", prefix]
+        with self.lab.popen("lan", words, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                watch = Watch(process)
+                assert watch.next() == "ready"
+                yield watch
+            finally:
+                process.kill()
 
     @property
     def endpoints(self) -> list[str]:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 MPTCP = 262  # IPPROTO_MPTCP; Python's socket module has it from 3.12 on
+IP_PKTINFO = 8
 ALL_PROTOCOLS = 3  # ETH_P_ALL
 PATIENCE = 10.0
 
@@ -50,6 +51,7 @@ class Program:
     def do_bind_udp(self, address: str, port: int = 0, **options: bool) -> list[int]:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         made = socket.socket(family, socket.SOCK_DGRAM)
+        made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         self._bind(made, address, port, options)
         self._on_readable(made, self._answer)
         return self._keep(made)
@@ -102,8 +104,11 @@ class Program:
             connection.close()
 
     def _answer(self, server: socket.socket) -> None:
-        words, client = server.recvfrom(65536)
-        server.sendto(f"{self._name} ".encode() + words, client)
+        """From the address that was asked, also if bound to the wildcard (ip(7), IP_PKTINFO)."""
+        words, [(level, kind, info)], _, client = server.recvmsg(65536, 64)
+        _, asked, _ = struct.unpack("i4s4s", info)
+        source = (level, kind, struct.pack("i4s4s", 0, asked, bytes(4)))
+        server.sendmsg([f"{self._name} ".encode(), words], [source], 0, client)
 
     # ---- as a client ----
 

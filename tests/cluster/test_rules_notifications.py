@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""R4 and R5, as the registry sees them: what is told, how often, and what comes of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lab_cluster import VIP, LabCluster, lab_cluster
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+LISTENERS = f"/anyport/v1/hosts/host2/listeners/{VIP}/"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[LabCluster]:
+    with lab_cluster("told", hosts=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(lab: LabCluster) -> Iterator[LabCluster]:
+    yield lab
+    lab.reset()
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_an_opening_and_a_closing_are_told_once_each(cluster: LabCluster, protocol: str) -> None:
+    own = cluster["host2"]
+    with cluster.watched(LISTENERS) as watch:
+        opened = (own.listen if protocol == "tcp" else own.bind_udp)(VIP, 80)
+        cluster.await_targets(80, {"host2"}, protocol)
+        opened.close()
+        cluster.await_targets(80, set(), protocol)
+        own.listen(VIP, 9999)
+        key = f"{LISTENERS}{protocol}/80"
+        assert watch.until("/9999") == [f"put {key}", f"delete {key}"]
+
+
+def test_a_group_of_sockets_is_one_listener_until_the_last_closes(cluster: LabCluster) -> None:
+    own = cluster["host2"]
+    with cluster.watched(LISTENERS) as watch:
+        group = [own.listen(VIP, 80, reuse_port=True) for _ in range(4)]
+        cluster.await_targets(80, {"host2"})
+        for opened in group[:3]:
+            opened.close()
+        own.listen(VIP, 9999)
+        assert watch.until("/9999") == [f"put {LISTENERS}tcp/80"]
+        assert cluster.client.fetch(VIP, 80, 3) == ["host2"] * 3
+        group[3].close()
+        cluster.await_targets(80, set())
+        own.listen(VIP, 9998)
+        assert watch.until("/9998") == [f"delete {LISTENERS}tcp/80"]
+
+
+def test_a_forked_server_is_one_listener_until_the_last_process_ends(cluster: LabCluster) -> None:
+    own = cluster["host2"]
+    with cluster.watched(LISTENERS) as watch:
+        opened = own.listen(VIP, 81)
+        cluster.await_targets(81, {"host2"})
+        children = [own.do("fork") for _ in range(2)]
+        opened.close()
+        own.do("reap", child=children[0])
+        own.listen(VIP, 9999)
+        assert watch.until("/9999") == [f"put {LISTENERS}tcp/81"]
+        own.do("reap", child=children[1])
+        cluster.await_targets(81, set())
+
+
+def test_the_port_table_is_what_was_told(cluster: LabCluster) -> None:
+    """A notification alone makes a target, without a socket anywhere; R5: "from them alone"."""
+    key = "/anyport/v1/hosts/host2/listeners/" + f"{VIP}/tcp/4000"
+    cluster.write("put", key, '{"v":1,"specific":true,"user":"root","process":"x"}')
+    cluster.await_targets(4000, {"host2"})
+    with pytest.raises(ConnectionRefusedError):  # by host2: nothing listens there
+        cluster.client.connect(VIP, 4000)
+    cluster.write("delete", key)
+    cluster.await_targets(4000, set())
+
+
+def test_a_value_that_does_not_parse_is_reported_by_its_key_and_skipped(
+    cluster: LabCluster,
+) -> None:
+    key = f"{LISTENERS}tcp/4001"
+    cluster.write("put", key, "rubbish")
+    cluster["host2"].listen(VIP, 4002)
+    cluster.await_targets(4002, {"host2"})
+    assert cluster.targets(4001) == set()
+    assert cluster.log("host1").count(key) == 1
+    cluster.write("delete", key)
