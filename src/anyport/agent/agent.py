@@ -70,6 +70,9 @@ class Agent:
     async def start(self) -> None:
         """The first whole pass, after the mirror's first listing; then `run` keeps it true."""
         await self._subscription.changed()
+        # What waits is older than what follows. With some of it lost, while no daemon read, it
+        # would add up to sockets that are not there.
+        self._kernel.read()
         self._track(self._kernel.sockets().values())
         adopted = self._kernel.vips()
         for vip in adopted:
