@@ -151,7 +151,8 @@ class Blocks:
         """Another block if few ports are free; those not yet routed count as free."""
         vip = definition.vip
         owned = sum(block.last - block.first + 1 for block in self.own(vip))
-        free = self._pools.free(vip) + self._pools.pending(vip, self.own(vip))
+        lasting = [b for b in self.own(vip) if not rules.is_enumerated(definition, b)]
+        free = self._pools.free(vip) + self._pools.pending(vip, lasting)
         size = rules.wanted_size(free, owned - free, self._policy)
         if size == 0:
             self._exhausted.discard(vip)

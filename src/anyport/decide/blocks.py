@@ -120,6 +120,13 @@ def refuse(
     )
 
 
+def is_enumerated(definition: Definition, block: PortBlock) -> bool:
+    """Whether a port of the block has come to be enumerated: none of them is handed out now."""
+    return isinstance(definition.ports, PortSet) and definition.ports.overlaps(
+        block.first, block.last
+    )
+
+
 def next_block(
     definition: Definition,
     claims: Iterable[Claim],
@@ -176,12 +183,7 @@ def _retired(definition: Definition, claim: Claim, in_use: Collection[int]) -> b
 
 
 def _unwanted(definition: Definition, claim: Claim) -> bool:
-    if not definition.allows(claim.host):
-        return True
-    block = claim.block
-    return isinstance(definition.ports, PortSet) and definition.ports.overlaps(
-        block.first, block.last
-    )
+    return not definition.allows(claim.host) or is_enumerated(definition, claim.block)
 
 
 def _unavailable(
