@@ -5,13 +5,15 @@ from ipaddress import IPv4Address, ip_address
 
 import pytest
 
-from anyport.decide.definitions import validate
+from anyport.decide.definitions import acceptable, validate
 from anyport.decide.rows import MAX_VIPS
 from anyport.errors import UsageError
 from anyport.model import Definition, Host, PortSet
 
 VIP = ip_address("192.0.2.10")
 KNOWN = {n: Host(n, IPv4Address(f"192.0.2.{i}")) for i, n in enumerate(["a", "b"], 1)}
+
+SCATTERED = PortSet.of(tcp=[(port, port) for port in range(1, 20_000, 2)])
 
 
 def many(count: int) -> list[Definition]:
@@ -39,6 +41,7 @@ def test_good_ones() -> None:
         (Definition(ip_address("255.255.255.255")), [], "broadcast"),
         (Definition(ip_address("169.254.1.1")), [], "link-local"),
         (Definition(ip_address("2001:db8::1")), [], "IPv4"),
+        (Definition(VIP, SCATTERED), [], "allowed are 32768; join"),
     ],
 )
 def test_refused_in_one_line_that_says_what_is_allowed(
@@ -48,3 +51,37 @@ def test_refused_in_one_line_that_says_what_is_allowed(
         validate(definition, others, KNOWN)
     assert word in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_an_acceptable_one_is_accepted_whatever_hosts_it_names() -> None:
+    definition = Definition(VIP, PortSet.parse("80"), hosts=frozenset({"a", "x"}))
+    assert acceptable([definition], KNOWN) == ({VIP: definition}, {})
+    assert acceptable([], {}) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("definition", "word"),
+    [
+        (Definition(ip_address("127.0.0.1")), "loopback"),
+        (Definition(ip_address("224.0.0.1")), "multicast"),
+        (Definition(ip_address("2001:db8::1")), "IPv4"),
+        (Definition(ip_address("192.0.2.2")), "address of host b"),
+        (Definition(ip_address("192.0.2.11"), SCATTERED), "allowed are 32768"),
+    ],
+)
+def test_what_the_registry_should_not_hold_is_left_out_and_named(
+    definition: Definition, word: str
+) -> None:
+    accepted, problems = acceptable([definition, Definition(VIP)], KNOWN)
+    assert accepted == {VIP: Definition(VIP)}
+    assert problems.keys() == {definition.vip}
+    assert word in problems[definition.vip]
+    assert "\n" not in problems[definition.vip]
+
+
+def test_of_too_many_the_lowest_addresses_are_taken_whatever_the_order() -> None:
+    definitions = many(MAX_VIPS + 2)
+    loopback = Definition(ip_address("127.0.0.1"))  # takes nobody's place
+    accepted, problems = acceptable([*reversed(definitions), loopback], {})
+    assert list(accepted.values()) == definitions[:MAX_VIPS]
+    assert problems.keys() == {loopback.vip, *(d.vip for d in definitions[MAX_VIPS:])}

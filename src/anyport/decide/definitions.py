@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 
 from anyport.decide.rows import MAX_VIPS
 from anyport.errors import UsageError
 from anyport.model import ANY, Definition, Host, PortSet
-from anyport.model.definition import Address
+from anyport.model.definition import MAX_DEFINITION_SIZE, Address
 
 
 def validate(
@@ -20,21 +20,63 @@ def validate(
     `others` are the definitions that stay beside it: when one is changed, all
     but that one.
     """
-    _check_address(definition.vip)
     _check_others(definition, list(others))
-    _check_ports(definition)
     _check_hosts(definition, known_hosts)
+    for fault in _faults(definition, known_hosts):
+        raise UsageError(f"VIP {definition.vip}: {fault}")
 
 
-def _check_address(vip: Address) -> None:
-    if not isinstance(vip, IPv4Address):
-        raise UsageError(f"VIP {vip}: IPv6 is not distributed yet; give an IPv4 address")
+def acceptable(
+    definitions: Iterable[Definition], hosts: Mapping[str, Host]
+) -> tuple[dict[Address, Definition], dict[Address, str]]:
+    """What of the registry's `definitions` may be in force, and why the rest may not, by VIP.
+
+    Whoever can write to the registry can write there what `validate` refuses:
+    the address of a host, say, which on every `lo` would cut that host off. Of
+    too many the lowest addresses are taken, so that all hosts take the same.
+    Unknown hosts are no fault here: they may join yet.
+    """
+    accepted: dict[Address, Definition] = {}
+    problems: dict[Address, str] = {}
+    for definition in sorted(definitions, key=lambda d: (d.vip.version, d.vip.packed)):
+        fault = next(_faults(definition, hosts), None)
+        if fault is None and len(accepted) >= MAX_VIPS:
+            fault = f"{MAX_VIPS} VIPs at most, and those of lower addresses are taken"
+        if fault is None:
+            accepted[definition.vip] = definition
+        else:
+            problems[definition.vip] = fault
+    return accepted, problems
+
+
+def address_fault(vip: Address) -> str | None:
+    """Why this address can never be a VIP, of whatever version anyport is."""
     for fault in ("unspecified", "loopback", "multicast", "reserved", "link_local"):
         if getattr(vip, f"is_{fault}"):
             word = "broadcast or reserved" if fault == "reserved" else fault.replace("_", "-")
-            raise UsageError(
-                f"VIP {vip}: a {word} address; give a unicast address of the hosts' LAN"
-            )
+            return f"a {word} address; give a unicast address of the hosts' LAN"
+    return None
+
+
+def _faults(definition: Definition, hosts: Mapping[str, Host]) -> Iterator[str]:
+    """What is wrong with a definition by itself, and beside the hosts' addresses."""
+    vip = definition.vip
+    if not isinstance(vip, IPv4Address):
+        yield "IPv6 is not distributed yet; give an IPv4 address"
+    if (fault := address_fault(vip)) is not None:
+        yield fault
+    if definition.ports is not ANY and definition.ports == PortSet():
+        yield "no port; give `any` or at least one port"
+    if definition.hosts is not None and not definition.hosts:
+        yield f"no host; give `all` or some of: {_names(hosts)}"
+    if definition.size > MAX_DEFINITION_SIZE:
+        yield (
+            f"ports and hosts take {definition.size} characters, allowed are"
+            f" {MAX_DEFINITION_SIZE}; join neighbouring ports to ranges, or give `any`"
+        )
+    for host in hosts.values():
+        if host.address == vip:
+            yield f"the address of host {host.name}; give one that no interface has"
 
 
 def _check_others(definition: Definition, others: list[Definition]) -> None:
@@ -47,21 +89,11 @@ def _check_others(definition: Definition, others: list[Definition]) -> None:
         raise UsageError(f"VIP {definition.vip}: {MAX_VIPS} VIPs at most; delete one first")
 
 
-def _check_ports(definition: Definition) -> None:
-    if definition.ports is not ANY and definition.ports == PortSet():
-        raise UsageError(f"VIP {definition.vip}: no port; give `any` or at least one port")
-
-
 def _check_hosts(definition: Definition, known_hosts: Mapping[str, Host]) -> None:
-    known = ", ".join(sorted(known_hosts)) or "none"
-    if definition.hosts is not None and not definition.hosts:
-        raise UsageError(f"VIP {definition.vip}: no host; give `all` or some of: {known}")
     unknown = sorted((definition.hosts or frozenset()) - known_hosts.keys())
     if unknown:
-        raise UsageError(f"unknown host {', '.join(unknown)}; known are: {known}")
-    for host in known_hosts.values():
-        if host.address == definition.vip:
-            raise UsageError(
-                f"VIP {definition.vip} is the address of host {host.name};"
-                " give one that no interface has"
-            )
+        raise UsageError(f"unknown host {', '.join(unknown)}; known are: {_names(known_hosts)}")
+
+
+def _names(hosts: Mapping[str, Host]) -> str:
+    return ", ".join(sorted(hosts)) or "none"

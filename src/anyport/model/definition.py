@@ -86,6 +86,10 @@ UDP_IDLE_SECONDS = 60
 
 MAX_UDP_IDLE_SECONDS = 86400
 
+MAX_DEFINITION_SIZE = 32768
+"""Of `Definition.size`. A registry value may be 65,536 bytes long, and the one
+that publishes a definition (R1) holds more than the definition."""
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:
@@ -104,6 +108,11 @@ class Definition:
     @property
     def enumerated(self) -> bool:
         return self.ports is not ANY
+
+    @property
+    def size(self) -> int:
+        """Characters that its ports and hosts take when they are written out."""
+        return len(str(self.ports)) + sum(len(name) + 3 for name in self.hosts or ())
 
     def enumerates(self, protocol: Protocol, port: int) -> bool:
         return isinstance(self.ports, PortSet) and self.ports.contains(protocol, port)
