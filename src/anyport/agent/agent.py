@@ -24,6 +24,7 @@ from anyport.model.definition import Address
 from anyport.registry import values
 from anyport.registry.base import Registry
 from anyport.registry.keys import ListenerEntryKey
+from anyport.registry.membership import Membership
 from anyport.registry.mirror import Mirror
 from anyport.registry.publisher import Publisher
 from anyport.registry.touched import Touched
@@ -48,11 +49,14 @@ class Agent:
         registry: Registry,
         mirror: Mirror,
         publisher: Publisher,
+        membership: Membership,
     ) -> None:
         self.host = config.host.name
         self._kernel = kernel
         self._mirror = mirror
         self._publisher = publisher
+        self._membership = membership
+        self._handout_seconds = config.blocks.quarantine / 2
         self.hosted: dict[Address, Definition] = {}
         self.listeners: dict[ListenerKey, Listener] = {}
         self.problems: dict[str, str] = {}
@@ -88,11 +92,20 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._every(TICK_SECONDS, self._tick))
-            tasks.create_task(self._every(AUDIT_SECONDS, self._reconcile))
+            tasks.create_task(self._audits())
             tasks.create_task(self._blocks.run())
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._kernel.fileno())
+
+    async def _audits(self) -> None:
+        """What nobody told: a VIP taken off lo by hand, a socket whose events went unseen."""
+        while True:
+            await asyncio.sleep(AUDIT_SECONDS)
+            await self._add_vips(self.hosted)
+            if self._kernel.cookies() != self._ports_of.keys():
+                self._read_sockets()
+            self._reconcile()
 
     async def _every(self, seconds: float, act: Callable[[], None]) -> None:
         while True:
@@ -128,12 +141,24 @@ class Agent:
             self._reconcile()
         elif reprogrammed:
             self._notify_all()
+        self._offer_ports()
+        self._blocks.wake()
+
+    def _offer_ports(self) -> None:
         for vip in self.hosted:
             distributing = present_distributor(self._mirror.cluster, vip)
             claims = self._mirror.cluster.claims.values()
             usable = block_rules.handout_blocks(claims, self.host, distributing)
             self.pools.use(vip, usable, self._blocks.fresh(vip))
-        self._blocks.wake()
+        self._extend_deadline()
+
+    def _extend_deadline(self) -> None:
+        """Ports may be handed out until well before the quarantine ends, counted from the last
+        contact; and only by what the registry has said since: blocks may have moved meanwhile."""
+        mirror = self._mirror
+        if mirror.connected and self._membership.is_seen_in(mirror.cluster):
+            until = self._membership.contact + self._handout_seconds
+            self._kernel.set_deadline(int(until * 1e9))
 
     def _program(self) -> bool:
         """Whether something had changed."""
@@ -148,12 +173,14 @@ class Agent:
         return True
 
     async def _add_vips(self, vips: Iterable[Address]) -> None:
-        for vip in vips:
+        for vip in list(vips):
             owner = await netlink.address_owner(vip)
             if owner not in (None, "lo"):
                 self._problem(f"vip {vip}", f"it is already an address of {owner} here")
-            elif await netlink.add_vip(vip):
+                continue
+            if await netlink.add_vip(vip):
                 log.info("vip %s: on lo, ports %s", vip, self.hosted[vip].ports)
+            self.problems.pop(f"vip {vip}", None)
 
     async def _remove_vips(self, vips: Iterable[Address]) -> None:
         for vip in vips:
@@ -194,12 +221,16 @@ class Agent:
             self._notify_ports(changed)
 
     def _recover(self) -> None:
+        self._read_sockets()
+        for vip in self.hosted:
+            self.pools.adopt(vip)
+        self._offer_ports()
+        self._reconcile()
+
+    def _read_sockets(self) -> None:
         self._sockets.clear()
         self._ports_of.clear()
         self._track(self._kernel.sockets().values())
-        for vip in self.hosted:
-            self.pools.adopt(vip)
-        self._reconcile()
 
     def _reconcile(self) -> None:
         """The sockets that listen, against those that the kernel programs know; both ways."""
@@ -210,6 +241,7 @@ class Agent:
         self._notify_all()
 
     def _tick(self) -> None:
+        self._extend_deadline()
         self.pools.tick()
         self._blocks.wake()
 

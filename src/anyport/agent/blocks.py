@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 CAUGHT_UP_SECONDS = 5.0
+AVOID_SECONDS = 600.0
 
 
 class Blocks:
@@ -51,7 +52,7 @@ class Blocks:
         self._rest = config.blocks.rest
         self._departed: dict[Claim, float] = {}  # when it was first seen so, or last not vacant
         self._clock = asyncio.get_running_loop().time
-        self._avoided: set[int] = set()  # connections of other hosts live there
+        self._avoided: dict[PortBlock, float] = {}  # refused: others' connections lived there
         self._wake = asyncio.Event()
 
     def resolve(self, hosted: dict[Address, Definition]) -> None:
@@ -117,7 +118,7 @@ class Blocks:
         in_use = self._pools.in_use(vip)
         for claim in rules.surrenderable(claims, self._host, definition, in_use, refused):
             if claim.create_revision in refused:
-                self._avoided.update(range(claim.block.first, claim.block.last + 1))
+                self._avoided[claim.block] = self._clock()
             await self._give_back(claim)
 
     async def _depart(self) -> None:
@@ -150,8 +151,11 @@ class Blocks:
     async def _claim(self, definition: Definition) -> None:
         """Another block if few ports are free; those not yet routed count as free."""
         vip = definition.vip
-        owned = sum(block.last - block.first + 1 for block in self.own(vip))
-        lasting = [b for b in self.own(vip) if not rules.is_enumerated(definition, b)]
+        if not definition.allows(self._host):
+            return
+        own = self._own_now(vip)
+        owned = sum(block.last - block.first + 1 for block in own)
+        lasting = [block for block in own if not rules.is_enumerated(definition, block)]
         free = self._pools.free(vip) + self._pools.pending(vip, lasting)
         size = rules.wanted_size(free, owned - free, self._policy)
         if size == 0:
@@ -173,6 +177,17 @@ class Blocks:
             log.info("vip %s: claimed ports %d-%d", vip, block.first, block.last)
             await self._caught_up(revision)
 
+    def _refused(self) -> set[int]:
+        """Ports of blocks that a distributor refused lately."""
+        until = self._clock() - AVOID_SECONDS
+        self._avoided = {block: at for block, at in self._avoided.items() if at > until}
+        return {port for block in self._avoided for port in range(block.first, block.last + 1)}
+
+    def _own_now(self, vip: Address) -> list[PortBlock]:
+        """As the registry has it, the claim of a moment ago included; `own` is as programmed."""
+        owners = rules.owners(self._mirror.cluster.claims.values())
+        return [c.block for c in owners if c.block.vip == vip and c.host == self._host]
+
     async def _caught_up(self, revision: int) -> None:
         """The next decision is to see what was written. An emptied store never gets there."""
         with contextlib.suppress(TimeoutError):
@@ -184,7 +199,7 @@ class Blocks:
         return rules.next_block(
             definition,
             cluster.claims.values(),
-            {port for _, port in cluster.listeners.get(definition.vip, {})} | self._avoided,
+            {port for _, port in cluster.listeners.get(definition.vip, {})} | self._refused(),
             host=self._host,
             size=size,
             first=self._policy.first,

@@ -21,7 +21,9 @@ def effective(
     """The definitions that hold on `host` now, given those that held `before`.
 
     While no distributor publishes (it died, the next is not elected yet) the
-    last one stays in force; it goes when the operator has deleted it, too.
+    last one stays in force; it goes when the operator has deleted it, too. One
+    that has come to leave this host out stays as well, and nothing counts under
+    it: with the VIP its connections would go.
     """
     holding: dict[Address, Definition] = {}
     vips = {*before, *(vip for vip, _ in cluster.distributing)}
@@ -31,6 +33,6 @@ def effective(
             definition: Definition | None = published.definition
         else:
             definition = before.get(vip) if vip in cluster.definitions else None
-        if definition is not None and definition.allows(host):
+        if definition is not None and (definition.allows(host) or vip in before):
             holding[vip] = definition
     return holding

@@ -45,7 +45,8 @@ class PortPools:
         self._by_port: dict[tuple[PoolKey, int], int] = {}
 
     def adopt(self, vip: Address) -> None:
-        """After a restart: what the kernel has free or handed out stays so."""
+        """After a restart, or lost events: what the kernel has free or handed out stays so."""
+        self._forget_handed(vip)
         for protocol in Protocol:
             self._free[vip, protocol] = set(self._kernel.pool(vip, protocol))
         for port in self._kernel.handed():
@@ -148,6 +149,9 @@ class PortPools:
         for protocol in Protocol:
             self._free.pop((vip, protocol), None)
             self._resting.pop((vip, protocol), None)
+        self._forget_handed(vip)
+
+    def _forget_handed(self, vip: Address) -> None:
         for cookie, (key, port, _) in list(self._handed.items()):
             if key[0] == vip:
                 del self._handed[cookie]

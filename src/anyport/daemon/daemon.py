@@ -117,9 +117,7 @@ class Daemon:
             Path(config.daemon.state),
             config.host.name,
             config.registry.ttl,
-            self._contact,
         )
-        self._listen: ListenKernel | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, or until a part fails: then raises what it raised."""
@@ -128,14 +126,15 @@ class Daemon:
         await self._membership.join(self._describe)
         set_sysctls(config.host.interface)
         pins = Path(config.daemon.pins)
-        self._listen = listen = ListenKernel.attach(self._cgroup(), pins)
+        listen = ListenKernel.attach(self._cgroup(), pins)
         packets = DistributorKernel.attach(
             self._interface.index, pins, config.tables.connections, HASH_KEY
         )
-        self._contact()
         self._spawn(self._mirror.run())
         self._spawn(self._membership.run())
-        agent = Agent(config, listen, self._registry, self._mirror, self._publisher)
+        agent = Agent(
+            config, listen, self._registry, self._mirror, self._publisher, self._membership
+        )
         distributor = Distributor(
             config,
             packets,
@@ -143,6 +142,7 @@ class Daemon:
             self._registry,
             self._mirror,
             self._publisher,
+            self._membership,
         )
         await self._ready_or_failed(agent.start())
         await self._ready_or_failed(distributor.start())
@@ -196,12 +196,6 @@ class Daemon:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _contact(self) -> None:
-        """The registry answered: ports may be handed out until well before the quarantine ends."""
-        if self._listen is not None:
-            now = time.clock_gettime(time.CLOCK_BOOTTIME)
-            self._listen.set_deadline(int((now + self._config.blocks.quarantine / 2) * 1e9))
 
     def _describe(self, instance: str) -> Host:
         host = self._config.host

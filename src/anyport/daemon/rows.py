@@ -14,13 +14,10 @@ from anyport.decide import blocks as block_rules
 from anyport.decide import routes as route_rules
 from anyport.distributor.distributor import Distributor
 from anyport.kernel import sock_diag
-from anyport.kernel.abi import ConnectionState
 from anyport.model import Cluster, Definition, Distributed, Route
 from anyport.model.definition import Address
 
 Row = dict[str, Any]
-
-LINGER_SECONDS = 5.0
 
 
 class Rows:
@@ -144,12 +141,8 @@ class Rows:
         return rows
 
     def _distributed(self) -> Iterable[Row]:
-        """What the connection table holds, less what its client has closed a while ago."""
         names = self._names()
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        for c in self._distributor.connections():
-            if c.state == ConnectionState.CLOSING and now - c.seen_ns / 1e9 > LINGER_SECONDS:
-                continue
+        for c in self._distributor.live_connections():
             yield {
                 "protocol": c.protocol.word,
                 "client": str(c.client),
@@ -163,8 +156,7 @@ class Rows:
         names = self._names()
         return Counter(
             (c.vip, c.protocol, c.port, names.get(c.slot))
-            for c in self._distributor.connections()
-            if c.state != ConnectionState.CLOSING
+            for c in self._distributor.live_connections()
         )
 
     def _names(self) -> dict[int | None, str]:

@@ -139,6 +139,10 @@ class ListenKernel:
             )
         }
 
+    def cookies(self) -> set[int]:
+        """Of `sockets`, in a tenth of its time."""
+        return {cookie for (cookie,) in _U64.iter_unpack(self._sockets.dump()[0])}
+
     def opened(self, socket: Socket) -> bool:
         """As if the kernel had seen it listen. True: it is recorded, and was not."""
         request = abi.ReconcileRequest(

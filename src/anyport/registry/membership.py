@@ -8,11 +8,13 @@ import json
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from anyport.errors import AnyportError, Conflict, RegistryError
-from anyport.model import Host
+from anyport.model import Cluster, Host
 from anyport.registry import values
 from anyport.registry.base import Put, Registry, Unchanged
 from anyport.registry.keys import HostKey, host_prefix
@@ -35,16 +37,24 @@ class Membership:
         state: Path,
         host: str,
         ttl: int,
-        on_contact: Callable[[], None],
     ) -> None:
         self._registry = registry
         self._publisher = publisher
         self._file = state / "membership.json"
         self._host = host
         self._ttl = ttl
-        self._on_contact = on_contact
         self.lease = 0
         self.instance = ""
+        self.contact = 0.0
+        """CLOCK_BOOTTIME (s) when the last renewal that succeeded was asked for."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called before anything is said again under a new lease."""
+        self._me: Host | None = None
+
+    def is_seen_in(self, cluster: Cluster) -> bool:
+        """Whether `cluster` is of this membership: what went with a former lease is gone from it,
+        and what others did meanwhile is in it."""
+        return self._me is not None and cluster.hosts.get(self._host) == self._me
 
     async def join(self, describe: Callable[[str], Host]) -> None:
         """Takes the name, or raises AnyportError that names who has it.
@@ -53,14 +63,17 @@ class Membership:
         """
         saved_lease = self._load()
         own = str(HostKey(self._host))
+        contact = _now()
+        # Before the listing: what a lease near its end still holds would vanish after it.
+        self.lease = await self._resume(saved_lease) or await self._registry.grant(self._ttl)
         surviving = await self._registry.list(host_prefix(self._host))
         entry = next((e for e in surviving.entries if e.key == own), None)
         if entry is not None:
             self._refuse_if_taken(entry.value)
-        self.lease = await self._resume(saved_lease) or await self._registry.grant(self._ttl)
         self._save()
         held = entry.mod_revision if entry is not None else 0
-        value = values.encode(describe(self.instance))
+        self._me = describe(self.instance)
+        value = values.encode(self._me)
         try:
             await self._registry.write([Put(own, value, self.lease)], [Unchanged(own, held)])
         except Conflict:
@@ -69,16 +82,18 @@ class Membership:
                 "give each host a host.name of its own"
             ) from None
         self._publisher.set(own, value)
-        self._renewed({e.key: e.value for e in surviving.entries if e.lease == self.lease})
-        self._on_contact()
+        ours = {e.key: e.value for e in surviving.entries if e.lease == self.lease}
+        self._publisher.lease_renewed(self.lease, ours)
+        self.contact = contact
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self._ttl / 4)
+            contact = _now()
             try:
                 if await self._registry.keep_alive(self.lease) <= 0:
                     await self._replace()
-                self._on_contact()
+                self.contact = contact
             except RegistryError as error:
                 log.debug("registry: lease not renewed: %s", error)
 
@@ -92,10 +107,11 @@ class Membership:
         self.lease = await self._registry.grant(self._ttl)
         self._save()
         log.warning("registry: the lease was lost; saying everything again under a new one")
-        self._renewed({})
-
-    def _renewed(self, surviving: dict[str, bytes]) -> None:
-        self._publisher.lease_renewed(self.lease, surviving)
+        assert self._me is not None  # joined
+        self._me = replace(self._me, since=time.time())
+        self._publisher.set(str(HostKey(self._host)), values.encode(self._me))
+        self.on_lost()
+        self._publisher.lease_renewed(self.lease, {})
 
     async def _resume(self, lease: int) -> int:
         return lease if lease and await self._registry.keep_alive(lease) > 0 else 0
@@ -126,3 +142,8 @@ class Membership:
         with open(descriptor, "w") as file:
             json.dump({"instance": self.instance, "lease": self.lease}, file)
         new.rename(self._file)
+
+
+def _now() -> float:
+    """Goes on while the machine sleeps, as leases do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
