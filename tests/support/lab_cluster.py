@@ -275,8 +275,9 @@ class LabCluster:
         return any(a["local"] == vip for a in shown["addr_info"])
 
     def settings(self, host: str, settings: Settings) -> None:
-        """Configures the host anew; with the lab's etcd unless `settings` say otherwise."""
-        self.lab.configure(host, {"registry": {"endpoints": self.endpoints}, **settings})
+        """Configures the host anew, with the lab's etcd."""
+        registry = {"endpoints": self.endpoints, **settings.get("registry", {})}
+        self.lab.configure(host, {**settings, "registry": registry})
 
     @contextmanager
     def stopped(self, *hosts: str) -> Iterator[None]:
