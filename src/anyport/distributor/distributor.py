@@ -4,25 +4,30 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import math
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from anyport.config import Config
 from anyport.decide import routes as rules
 from anyport.decide.blocks import refuse
+from anyport.decide.definitions import acceptable
 from anyport.decide.election import elect, next_term
 from anyport.decide.tables import NO_HOP, Hop, HostRow, Path
 from anyport.distributor.programmer import Programmer
-from anyport.errors import RegistryError
+from anyport.errors import KernelError, RegistryError
 from anyport.kernel.abi import ConnectionState
 from anyport.kernel.distribute import ConnectionRow, DistributorKernel
 from anyport.kernel.netlink import Interface, announce
-from anyport.model import Candidacy, Claim, Distributing, PortKey
+from anyport.model import Candidacy, Claim, Definition, Distributing, PortKey, Protocol
 from anyport.model.definition import Address
 from anyport.registry import values
 from anyport.registry.base import Delete, Registry, Unchanged
 from anyport.registry.keys import CandidacyKey, ClaimKey, DistributingKey
+from anyport.registry.membership import Membership
 from anyport.registry.mirror import Mirror
 from anyport.registry.publisher import Publisher
 from anyport.registry.touched import Touched
@@ -30,8 +35,12 @@ from anyport.registry.touched import Touched
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
+# How long a connection without packets counts as live: of a SYN nobody answered, and after a FIN.
+NEW_SECONDS = 60.0
+CLOSING_SECONDS = 5.0
 ANNOUNCEMENTS = 3
 ANNOUNCE_SECONDS = 0.3
+REFRESH_SECONDS = 60.0
 
 
 @dataclass
@@ -41,6 +50,7 @@ class Office:
     published: Distributing
     blocks: rules.BlockIndex
     answering: bool = False
+    rivals: set[str] = field(default_factory=set)
 
 
 class Distributor:
@@ -54,6 +64,7 @@ class Distributor:
         registry: Registry,
         mirror: Mirror,
         publisher: Publisher,
+        membership: Membership,
     ) -> None:
         self.host = config.host.name
         self._config = config
@@ -62,6 +73,8 @@ class Distributor:
         self._registry = registry
         self._mirror = mirror
         self._publisher = publisher
+        self._membership = membership
+        membership.on_lost = self._lose_offices
         self._subscription = mirror.subscribe()
         self.offices: dict[Address, Office] = {}
         self.problems: dict[str, str] = {}
@@ -91,6 +104,7 @@ class Distributor:
     async def leave(self) -> None:
         """A polite stop: the next host takes over; until it announces, this kernel forwards on."""
         for vip in self.offices:
+            self._stop_announcing(vip)
             self._publisher.delete(str(DistributingKey(self.host, vip)))
         for vip in self._mirror.cluster.definitions:
             self._publisher.delete(str(CandidacyKey(self.host, vip)))
@@ -118,6 +132,8 @@ class Distributor:
         for vip in moved | (touched.definitions & self.offices.keys()):
             await self._redistribute(vip)
         self._ports_changed((vip, key) for vip, key in touched.ports if vip not in moved)
+        for vip in touched.distributing & self.offices.keys():
+            self._answer_rivals(vip)
         if touched.definitions or touched.candidacies or touched.distributing or touched.hosts:
             await self._elections(self._vips())
 
@@ -126,7 +142,7 @@ class Distributor:
 
     def _stand(self) -> None:
         """Candidate for every VIP whose definition allows this host."""
-        for vip, definition in self._mirror.cluster.definitions.items():
+        for vip, definition in self._definitions().items():
             key = str(CandidacyKey(self.host, vip))
             if self._config.distributor.eligible and definition.allows(self.host):
                 value = values.encode(Candidacy(vip, self.host, self._config.distributor.rank, 0))
@@ -136,6 +152,8 @@ class Distributor:
                 self._publisher.delete(key)
 
     async def _elections(self, vips: Iterable[Address]) -> None:
+        if not self._membership.is_seen_in(self._mirror.cluster):
+            return  # the lease was lost, and what others did meanwhile is yet to be seen
         for vip in vips:
             elected = self._elected(vip)
             if elected == self.host and vip not in self.offices:
@@ -143,9 +161,14 @@ class Distributor:
             elif elected != self.host:
                 self._resign(vip, elected)
 
+    def _definitions(self) -> dict[Address, Definition]:
+        """The operator's wishes that may be in force; the agents report the others."""
+        cluster = self._mirror.cluster
+        return acceptable(cluster.definitions.values(), cluster.hosts, self.offices.keys())[0]
+
     def _elected(self, vip: Address) -> str | None:
         cluster = self._mirror.cluster
-        definition = cluster.definitions.get(vip)
+        definition = self._definitions().get(vip)
         if definition is None:
             return None
         return elect(
@@ -175,14 +198,23 @@ class Distributor:
         log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)
         self._announce(vip)
 
+    def _lose_offices(self) -> None:
+        """The lease went, and with it what was published: another host may have been elected.
+        Packets go on through here until it has announced itself; then an election decides."""
+        for vip, office in self.offices.items():
+            self._publisher.delete(str(DistributingKey(self.host, vip)))
+            self._stop_announcing(vip)
+            log.warning("vip %s: term %d ended with the lease", vip, office.published.term)
+        self.offices.clear()
+
     def _resign(self, vip: Address, elected: str | None) -> None:
         """Another host has the VIP, or nobody is to have it."""
         office = self.offices.pop(vip, None)
         self._publisher.delete(str(DistributingKey(self.host, vip)))
         if office is not None:
             log.info("vip %s: term %d ends", vip, office.published.term)
-        if vip in self._announcing:
-            self._announcing.pop(vip).cancel()
+        self.problems.pop(f"vip {vip}", None)
+        self._stop_announcing(vip)
         # Until a successor has published, packets had better go on through here.
         published = {h for v, h in self._mirror.cluster.distributing if v == vip}
         if vip not in self._mirror.cluster.definitions or published - {self.host}:
@@ -211,18 +243,18 @@ class Distributor:
         )
 
     def _refused(self, vip: Address, office: Office) -> frozenset[int]:
-        """The claims on ports where connections to other hosts live; for as long as they stand."""
+        """The claims on ports where other hosts' connections or listeners live; for as long as
+        these claims stand."""
         claims = [c for c in self._mirror.cluster.claims.values() if c.block.vip == vip]
         routed = office.published.programmed_revision
         before = office.published.refused & {claim.create_revision for claim in claims}
         if all(claim.create_revision <= routed for claim in claims):
             return before  # without a walk over the connection table
         names = {self.slot(name): name for name in self._mirror.cluster.hosts}
-        live = [
-            (c.port, names.get(c.slot))
-            for c in self._kernel.connections()
-            if c.vip == vip and c.state != ConnectionState.CLOSING
-        ]
+        live = [(c.port, names.get(c.slot)) for c in self.live_connections() if c.vip == vip]
+        # A listener that its claimant had not heard of yet: the claim came between.
+        notified = self._mirror.cluster.listeners.get(vip, {})
+        live += [(port, host) for (_, port), by_host in notified.items() for host in by_host]
         return before | refuse(claims, live, routed)
 
     async def _publish(self, vip: Address, office: Office) -> None:
@@ -267,34 +299,58 @@ class Distributor:
     # ---- the LAN ----
 
     def _announce(self, vip: Address) -> None:
-        if vip in self._announcing:
-            self._announcing.pop(vip).cancel()
+        self._stop_announcing(vip)
         self._announcing[vip] = asyncio.create_task(self._announce_often(vip))
 
+    def _stop_announcing(self, vip: Address) -> None:
+        if vip in self._announcing:
+            self._announcing.pop(vip).cancel()
+
+    def _answer_rivals(self, vip: Address) -> None:
+        """A host that published the VIP beside us has announced it; so do we, now that it has
+        come or gone, or its neighbours would stay with it."""
+        office = self.offices[vip]
+        rivals = {h for v, h in self._mirror.cluster.distributing if v == vip} - {self.host}
+        if rivals != office.rivals and office.answering:
+            self._announce(vip)
+        office.rivals = rivals
+
     async def _announce_often(self, vip: Address) -> None:
-        """More than once, as one frame may be lost (RFC 5227, 2.3)."""
-        for _ in range(ANNOUNCEMENTS):
-            announce(vip, self._interface)
-            await asyncio.sleep(ANNOUNCE_SECONDS)
+        """At first more than once, as one frame may be lost (RFC 5227, 2.3), and now and then for
+        ever: a neighbour may have heard a former distributor last."""
+        for number in itertools.count(1):
+            try:
+                announce(vip, self._interface)
+            except KernelError as error:
+                self._problem(f"vip {vip}", str(error))
+            await asyncio.sleep(ANNOUNCE_SECONDS if number < ANNOUNCEMENTS else REFRESH_SECONDS)
 
     async def _ticks(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            for vip in list(self.offices):
-                self._check_fence(vip)
             try:
+                for vip in list(self.offices):
+                    await self._check_fence(vip)
                 await self._collect_claims()
             except RegistryError as error:
-                log.debug("claims: %s", error)
+                log.debug("tick: %s", error)
 
-    def _check_fence(self, vip: Address) -> None:
-        """Only a registry that answers, and says so, lifts a fence: else another host has it."""
+    async def _check_fence(self, vip: Address) -> None:
+        """Only a registry that answers now, and says so, lifts a fence: else another host has it.
+
+        What the mirror shows may be seconds old. While our publication has stood without a gap
+        since we took office, nobody else was elected.
+        """
         if not self.programmer.fenced(vip):
             self.problems.pop(f"vip {vip}", None)
-        elif self._mirror.connected and self._elected(vip) == self.host:
-            self._problem(f"vip {vip}", "another machine on the LAN announced it")
-            definition = self.offices[vip].published.definition
-            self.programmer.answer(definition, self._interface.mac)
+            return
+        self._problem(f"vip {vip}", "another machine on the LAN announced it")
+        office = self.offices[vip]
+        key = str(DistributingKey(self.host, vip))
+        present = {e.key: e.value for e in (await self._registry.list(key)).entries}
+        stands = present.get(key) == values.encode(office.published)
+        if stands and self.offices.get(vip) is office:
+            self.programmer.answer(office.published.definition, self._interface.mac)
             self._announce(vip)
 
     # ---- dead hosts' blocks ----
@@ -330,5 +386,14 @@ class Distributor:
     def slot(self, host: str) -> int | None:
         return self.programmer.slot(host)
 
-    def connections(self) -> Iterator[ConnectionRow]:
-        return self._kernel.connections()
+    def live_connections(self) -> Iterator[ConnectionRow]:
+        """Of the connection table, without what is over as far as the client's packets tell."""
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return (c for c in self._kernel.connections() if self._is_live(c, now - c.seen_ns / 1e9))
+
+    def _is_live(self, connection: ConnectionRow, idle_seconds: float) -> bool:
+        office = self.offices.get(connection.vip)
+        if connection.protocol is Protocol.UDP:
+            return office is not None and idle_seconds < office.published.definition.udp_idle
+        longest = {ConnectionState.NEW: NEW_SECONDS, ConnectionState.CLOSING: CLOSING_SECONDS}
+        return idle_seconds < longest.get(connection.state, math.inf)
