@@ -21,6 +21,7 @@ from anyport.model import (
     PortSet,
     Protocol,
 )
+from anyport.model.definition import MAX_DEFINITION_SIZE
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
@@ -38,6 +39,9 @@ PORTS = PortSet.parse("80,8000-8100/tcp,53/udp")
 DEFINITION = Definition(V4, PORTS, Method.ROUND_ROBIN, frozenset({"b", "a"}))
 LISTENER = Listener(V4, Protocol.UDP, 53, "a", False, "root", "named")
 LISTENER_KEY = ListenerEntryKey("a", V4, Protocol.UDP, 53)
+
+SCATTERED = b'{"v":1,"ports":"%s"}' % b",".join(b"%d" % port for port in range(1, 20_000, 2))
+DISTRIBUTING = b'{"v":1,"term":3,"definition":{"v":1},"programmed_revision":99}'
 
 EXAMPLES: list[tuple[Key, Noun, bytes]] = [
     (
@@ -120,6 +124,10 @@ def test_fields_that_an_earlier_version_did_not_write_may_be_absent() -> None:
         (DefinitionKey(V4), b'{"v":1,"hosts":["a/b"]}', "a/b"),
         (DefinitionKey(V4), b'{"v":1,"udp_idle":0}', "udp_idle"),
         (DefinitionKey(V4), b'{"v":1,"udp_idle":1000000}', "udp_idle"),
+        (DefinitionKey(V4), SCATTERED, "allowed are 32768"),
+        (DefinitionKey(ip_address("127.0.0.1")), b'{"v":1}', "loopback"),
+        (DefinitionKey(ip_address("224.0.0.1")), b'{"v":1}', "multicast"),
+        (DistributingKey("a", ip_address("127.0.0.1")), DISTRIBUTING, "loopback"),
         (DistributingKey("a", V4), b'{"v":1,"term":1}', "definition"),
     ],
 )
@@ -145,3 +153,13 @@ def test_too_long_a_value_is_not_written() -> None:
     hosts = frozenset(f"{'x' * 50}{number}" for number in range(2000))
     with pytest.raises(ValueError, match="allowed are 65536"):
         encode(replace(DEFINITION, hosts=hosts))
+
+
+def test_what_an_acceptable_definition_grows_to_when_published_can_be_written() -> None:
+    hosts = frozenset(f"{number:0>60}" for number in range(519))
+    definition = replace(DEFINITION, hosts=hosts, udp_idle=86400)
+    assert MAX_DEFINITION_SIZE - 100 < definition.size <= MAX_DEFINITION_SIZE
+    assert decode(DefinitionKey(V4), encode(definition), 12) == definition
+    refused = frozenset(range(2**62, 2**62 + 1000))
+    published = Distributing("a", 2**62, definition, 2**62, refused)
+    assert decode(DistributingKey("a", V4), encode(published), 12) == published

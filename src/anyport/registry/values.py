@@ -14,6 +14,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from anyport.decide.definitions import address_fault
 from anyport.model import (
     ANY,
     Candidacy,
@@ -27,6 +28,7 @@ from anyport.model import (
     PortBlock,
 )
 from anyport.model.definition import (
+    MAX_DEFINITION_SIZE,
     MAX_UDP_IDLE_SECONDS,
     UDP_IDLE_SECONDS,
     Address,
@@ -109,7 +111,8 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
     """The noun that `key` and `value` say; `create_revision` is the registry's for that key.
 
     Raises ValueError with one line naming what is wrong: malformed, of a newer
-    version, longer than MAX_SIZE, or a content that does not fit the key.
+    version, longer than MAX_SIZE, a content that does not fit the key, or a
+    definition that could never be in force.
     """
     _check_size(value)
     match key:
@@ -188,13 +191,21 @@ def _text(text: str) -> str:
 
 
 def _definition(vip: Address, said: _Definition) -> Definition:
+    if (fault := address_fault(vip)) is not None:
+        raise ValueError(fault)
     for name in said.hosts or ():
         if not valid_name(name):
             raise ValueError(f"host name {name!r}: not valid")
     ports = ANY if said.ports == "any" else parse_ports(said.ports)
     hosts = None if said.hosts is None else frozenset(said.hosts)
     udp_idle = UDP_IDLE_SECONDS if said.udp_idle is UNSET else said.udp_idle
-    return Definition(vip, ports, said.method, hosts, udp_idle)
+    definition = Definition(vip, ports, said.method, hosts, udp_idle)
+    # Else the distributor could not publish it: what it says is longer.
+    if definition.size > MAX_DEFINITION_SIZE:
+        raise ValueError(
+            f"ports and hosts of {definition.size} characters: allowed are {MAX_DEFINITION_SIZE}"
+        )
+    return definition
 
 
 def _host(name: str, said: _Host) -> Host:
