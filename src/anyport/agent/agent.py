@@ -128,7 +128,9 @@ class Agent:
         The kernel refuses leaks from before a VIP is on `lo` until after it has gone (R8).
         """
         before = self.hosted
-        self.hosted = effective(self._mirror.cluster, self.host, before)
+        self.hosted, refused = effective(self._mirror.cluster, self.host, before)
+        for vip, why in refused.items():
+            self._problem(f"vip {vip}", why)
         await self._remove_vips(before.keys() - self.hosted.keys())
         self._blocks.resolve(self.hosted)
         reprogrammed = self._program()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from anyport.decide.definitions import acceptable
 from anyport.model import Cluster, Definition, Distributing
 from anyport.model.definition import Address
 
@@ -17,8 +18,9 @@ def present_distributor(cluster: Cluster, vip: Address) -> Distributing | None:
 
 def effective(
     cluster: Cluster, host: str, before: Mapping[Address, Definition]
-) -> dict[Address, Definition]:
-    """The definitions that hold on `host` now, given those that held `before`.
+) -> tuple[dict[Address, Definition], dict[Address, str]]:
+    """The definitions that hold on `host` now, given those that held `before`, and by VIP why
+    others that were published may not.
 
     While no distributor publishes (it died, the next is not elected yet) the
     last one stays in force; it goes when the operator has deleted it, too. One
@@ -35,4 +37,4 @@ def effective(
             definition = before.get(vip) if vip in cluster.definitions else None
         if definition is not None and (definition.allows(host) or vip in before):
             holding[vip] = definition
-    return holding
+    return acceptable(holding.values(), cluster.hosts, before.keys() & holding.keys())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 
 from anyport.decide.rows import MAX_VIPS
@@ -27,9 +27,14 @@ def validate(
 
 
 def acceptable(
-    definitions: Iterable[Definition], hosts: Mapping[str, Host]
+    definitions: Iterable[Definition],
+    hosts: Mapping[str, Host],
+    in_force: Collection[Address] = (),
 ) -> tuple[dict[Address, Definition], dict[Address, str]]:
     """What of the registry's `definitions` may be in force, and why the rest may not, by VIP.
+
+    What is `in_force` stays: a host that joins with a VIP for its address is
+    at fault itself.
 
     Whoever can write to the registry can write there what `validate` refuses:
     the address of a host, say, which on every `lo` would cut that host off. Of
@@ -38,8 +43,11 @@ def acceptable(
     """
     accepted: dict[Address, Definition] = {}
     problems: dict[Address, str] = {}
-    for definition in sorted(definitions, key=lambda d: (d.vip.version, d.vip.packed)):
-        fault = next(_faults(definition, hosts), None)
+    for definition in sorted(
+        definitions, key=lambda d: (d.vip not in in_force, d.vip.version, d.vip.packed)
+    ):
+        stays = definition.vip in in_force
+        fault = None if stays else next(_faults(definition, hosts), None)
         if fault is None and len(accepted) >= MAX_VIPS:
             fault = f"{MAX_VIPS} VIPs at most, and those of lower addresses are taken"
         if fault is None:

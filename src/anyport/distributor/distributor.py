@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from anyport.config import Config
 from anyport.decide import routes as rules
 from anyport.decide.blocks import refuse
+from anyport.decide.definitions import acceptable
 from anyport.decide.election import elect, next_term
 from anyport.decide.tables import NO_HOP, Hop, HostRow, Path
 from anyport.distributor.programmer import Programmer
@@ -21,7 +22,7 @@ from anyport.errors import KernelError, RegistryError
 from anyport.kernel.abi import ConnectionState
 from anyport.kernel.distribute import ConnectionRow, DistributorKernel
 from anyport.kernel.netlink import Interface, announce
-from anyport.model import Candidacy, Claim, Distributing, PortKey, Protocol
+from anyport.model import Candidacy, Claim, Definition, Distributing, PortKey, Protocol
 from anyport.model.definition import Address
 from anyport.registry import values
 from anyport.registry.base import Delete, Registry, Unchanged
@@ -141,7 +142,7 @@ class Distributor:
 
     def _stand(self) -> None:
         """Candidate for every VIP whose definition allows this host."""
-        for vip, definition in self._mirror.cluster.definitions.items():
+        for vip, definition in self._definitions().items():
             key = str(CandidacyKey(self.host, vip))
             if self._config.distributor.eligible and definition.allows(self.host):
                 value = values.encode(Candidacy(vip, self.host, self._config.distributor.rank, 0))
@@ -160,9 +161,14 @@ class Distributor:
             elif elected != self.host:
                 self._resign(vip, elected)
 
+    def _definitions(self) -> dict[Address, Definition]:
+        """The operator's wishes that may be in force; the agents report the others."""
+        cluster = self._mirror.cluster
+        return acceptable(cluster.definitions.values(), cluster.hosts, self.offices.keys())[0]
+
     def _elected(self, vip: Address) -> str | None:
         cluster = self._mirror.cluster
-        definition = cluster.definitions.get(vip)
+        definition = self._definitions().get(vip)
         if definition is None:
             return None
         return elect(
