@@ -19,7 +19,7 @@ install: $(VENV)/.host bpf
 # A host runs anyport with the first alone; each of the others adds to the one before.
 $(VENV)/.host: pyproject.toml packaging/install-packages
 	packaging/install-packages $(HOST_PACKAGES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable .
 	touch $@
 
