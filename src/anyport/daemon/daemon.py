@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from anyport.daemon.operator import Operator
 from anyport.daemon.rows import Rows
 from anyport.daemon.status import Status
 from anyport.distributor.distributor import Distributor
-from anyport.errors import AnyportError, RegistryError, UsageError
+from anyport.errors import AnyportError, KernelError, RegistryError, UsageError
 from anyport.kernel import netlink
 from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.features import cgroup2_mount, require_kernel
@@ -77,7 +78,12 @@ async def _main(config: Config) -> None:
 
 
 async def _check_host(config: Config) -> Interface:
-    interface = await netlink.interface(config.host.interface)
+    try:
+        interface = await netlink.interface(config.host.interface)
+    except KernelError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        raise UsageError(f"host.{error}") from None
     address = ip_address(config.host.address)
     if address not in interface.addresses:
         has = ", ".join(map(str, interface.addresses)) or "none"
