@@ -146,9 +146,9 @@ def test_when_nothing_is_left_the_program_gets_eaddrinuse_and_the_log_says_why(
     """Nothing of another host's; and a port comes back when its socket is closed."""
 
     def all_claimed() -> bool:
-        return sum(row["last"] - row["first"] + 1 for row in small.noun("blocks")) == 32
+        return bool(sum(r["last"] - r["first"] + 1 for r in small.noun("blocks")) == 32)
 
-    opened = []
+    opened: list[Opened] = []
     while not (all_claimed() and free_ports(small, "host2") == 0):
         opened += filter(None, [listened(small["host2"])])
     assert listened(small["host2"]) is None
