@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from ipaddress import AddressValueError, IPv4Address
@@ -13,6 +14,8 @@ import msgspec
 from anyport.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/anyport/anyport.toml")
+_SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, one of them a zero
+_DAY = 86400.0
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
@@ -48,7 +51,11 @@ class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BlocksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Port blocks (R7): sizes in ports, `rest` and `quarantine` in seconds."""
+    """Port blocks (R7): sizes in ports, `rest` and `quarantine` in seconds.
+
+    A dead host is known to be dead when its lease, `registry.ttl`, has run out;
+    its blocks are another's after `quarantine` more. So it must be much longer.
+    """
 
     size: int = 128
     largest: int = 1024
@@ -149,9 +156,19 @@ def _complaints(config: Config) -> list[str]:
             f"blocks.first {blocks.first}, blocks.last {blocks.last}: "
             "allowed are 1024 <= first <= last <= 65535",
         ),
+        (0 <= blocks.rest <= _DAY, f"blocks.rest {blocks.rest}: allowed are 0-{_DAY:.0f} (s)"),
         (
-            blocks.rest >= 0 and blocks.quarantine >= 10,
-            "blocks.rest must be 0 or more, blocks.quarantine 10 or more (seconds)",
+            10 <= blocks.quarantine <= 7 * _DAY,
+            f"blocks.quarantine {blocks.quarantine}: allowed are 10-{7 * _DAY:.0f} (s)",
+        ),
+        (
+            registry.ttl * 4 < blocks.quarantine,
+            f"registry.ttl {registry.ttl}: less than a quarter of blocks.quarantine "
+            f"({blocks.quarantine:g}) is wanted",
+        ),
+        (
+            len(os.fsencode(config.daemon.socket)) <= _SOCKET_PATH,
+            f"daemon.socket {config.daemon.socket!r}: longer than {_SOCKET_PATH} bytes",
         ),
         (
             config.daemon.log_level in ("debug", "info", "warning", "error"),

@@ -24,6 +24,22 @@ class AnyportError(Exception):
     exit_status = 1
 
 
+def single_cause(error: BaseException) -> BaseException:
+    """What a TaskGroup's error is about: the one error in it, or the first if all are ours.
+
+    Anything else is a fault of anyport's own, and stays whole for the traceback.
+    """
+    causes = _causes(error)
+    ours = all(isinstance(cause, AnyportError) for cause in causes)
+    return causes[0] if ours or len(causes) == 1 else error
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [cause for inner in error.exceptions for cause in _causes(inner)]
+
+
 class UsageError(AnyportError):
     exit_status = 2
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -220,19 +220,52 @@ def test_clsact_where_there_is_no_tcx(wire: Wire) -> None:
     kernel.close()
 
 
-def test_bpffs_is_mounted_where_there_is_none(tmp_path: Path) -> None:
-    pins = tmp_path / "a" / "b"
-    try:
-        loader.prepare_pins(pins)
-        loader.prepare_pins(pins)
-        assert loader.is_bpffs(pins)
-        assert (pins / "links").is_dir()
-        loader.prepare_pins(pins / "deeper")
-        mounts = Path("/proc/self/mountinfo").read_text()
-        assert mounts.count(str(tmp_path)) == 1
-    finally:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            run("umount", str(pins))
+PREPARE = "import pathlib, sys; from anyport.kernel import loader; " + (
+    "loader.prepare_pins(pathlib.Path(sys.argv[1]))"
+)
+
+
+def prepared(pins: str, *before: str) -> subprocess.CompletedProcess[str]:
+    """prepare_pins in a mount namespace of its own; then its mounts are printed."""
+    script = "; ".join([*before, '"$@" && cat /proc/self/mountinfo'])
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", PREPARE, pins]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+UNMOUNT = "while umount /sys/fs/bpf 2>/dev/null; do :; done"
+
+
+def test_bpffs_is_mounted_where_the_system_has_it() -> None:
+    done = prepared("/sys/fs/bpf/anyport/a", UNMOUNT)
+    assert done.returncode == 0, done.stderr
+    mounts = [line.split()[4] for line in done.stdout.splitlines() if " - bpf " in line]
+    assert [mount for mount in mounts if mount.startswith("/sys")] == ["/sys/fs/bpf"]
+
+
+@pytest.mark.parametrize(
+    ("pins", "before"),
+    [
+        ("/sys/anyport", UNMOUNT),
+        ("/sys/fs/anyport", UNMOUNT),
+        ("/sys/fs/bpf/../anyport", UNMOUNT),
+        ("/sys/fs/bpf/anyport", f"{UNMOUNT}; mount -t tmpfs none /sys/fs/bpf"),
+        ("/run/anyport-test/pins", ":"),
+    ],
+)
+def test_bpffs_is_mounted_nowhere_else(pins: str, before: str) -> None:
+    done = prepared(pins, before)
+    assert done.returncode != 0
+    last = done.stderr.splitlines()[-1]
+    assert f"daemon.pins {pins}: not in a BPF filesystem" in last
+    assert "mount -t bpf bpf" in last
+    assert not Path("/run/anyport-test").exists()
+
+
+def test_pins_in_a_bpffs_of_ones_own(tmp_path: Path) -> None:
+    with fresh_bpffs(tmp_path / "bpf") as mount:
+        loader.prepare_pins(mount / "a" / "b")
+        loader.prepare_pins(mount / "a" / "b")
+        assert (mount / "a" / "b" / "links").is_dir()
 
 
 def send_in_fragments(frame: bytes) -> None:

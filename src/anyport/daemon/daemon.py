@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -19,14 +18,13 @@ from typing import Any
 from anyport import __version__
 from anyport.agent.agent import Agent
 from anyport.config import Config, load
-from anyport.daemon import state
+from anyport.daemon import machine, state
 from anyport.daemon.api import Server, application
 from anyport.daemon.operator import Operator
 from anyport.daemon.rows import Rows
 from anyport.daemon.status import Status
 from anyport.distributor.distributor import Distributor
-from anyport.errors import AnyportError, KernelError, RegistryError, UsageError
-from anyport.kernel import netlink
+from anyport.errors import AnyportError, RegistryError, single_cause
 from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.features import cgroup2_mount, require_kernel
 from anyport.kernel.listen import ListenKernel
@@ -58,15 +56,15 @@ def run(path: Path) -> int:
     logging.basicConfig(
         level=config.daemon.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
     )
-    asyncio.run(_main(config))
+    asyncio.run(_main(config, path))
     return 0
 
 
-async def _main(config: Config) -> None:
+async def _main(config: Config, path: Path) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    interface = await _check_host(config)
+    interface = await machine.check(config, path)
     require_kernel()
     state.private_directory(Path(config.daemon.state))
     held = state.lock(Path(config.daemon.state))
@@ -75,20 +73,6 @@ async def _main(config: Config) -> None:
             await Daemon(config, interface, registry).run(stop)
     finally:
         os.close(held)
-
-
-async def _check_host(config: Config) -> Interface:
-    try:
-        interface = await netlink.interface(config.host.interface)
-    except KernelError as error:
-        if error.errno != errno.ENODEV:
-            raise
-        raise UsageError(f"host.{error}") from None
-    address = ip_address(config.host.address)
-    if address not in interface.addresses:
-        has = ", ".join(map(str, interface.addresses)) or "none"
-        raise UsageError(f"host.address {address}: {interface.name} does not have it; it has {has}")
-    return interface
 
 
 @contextlib.asynccontextmanager
@@ -187,8 +171,8 @@ class Daemon:
 
     def _raise_failure(self) -> None:
         for task in self._tasks:
-            if task.done() and not task.cancelled() and task.exception():
-                raise task.exception()  # type: ignore[misc]
+            if task.done() and not task.cancelled() and (error := task.exception()):
+                raise single_cause(error)
 
     async def _leave(self, distributor: Distributor) -> None:
         """Hands the VIPs on, then withdraws everything this host has said."""

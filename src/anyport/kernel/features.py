@@ -104,6 +104,11 @@ def cgroup2_mount() -> Path | None:
     return next(iter(_mounts("cgroup2", root="/")), None)
 
 
+def is_cgroup2(directory: Path) -> bool:
+    """Every directory of a cgroup2 hierarchy has this file, no older one's has it (cgroups(7))."""
+    return (directory / "cgroup.controllers").is_file()
+
+
 def bpffs_mount(path: Path) -> Path | None:
     """The BPF file system that `path` is on or would be; None if there is none."""
     return next((m for m in _mounts("bpf") if path.is_relative_to(m)), None)

@@ -20,6 +20,7 @@ from pathlib import Path
 from anyport.errors import KernelError
 from anyport.kernel.libbpf import AttachType, Link, Program
 
+_STANDARD = Path("/sys/fs/bpf")
 _BPF_FS_MAGIC = 0xCAFE4A11
 _BY_INTERFACE = {AttachType.TCX_INGRESS, AttachType.XDP}
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,15 +35,14 @@ def object_path(name: str) -> Path:
 
 
 def prepare_pins(pins: Path) -> None:
-    """Makes `pins` a directory in a BPF filesystem, mounting one there unless it is in one."""
-    try:
-        pins.mkdir(parents=True, exist_ok=True)
-    except PermissionError:  # /sys/fs/bpf is a sysfs directory, closed to all, until it is mounted
-        _mount_bpffs(next(parent for parent in pins.parents if parent.is_dir()))
-        pins.mkdir(parents=True, exist_ok=True)
-    if not is_bpffs(pins):
-        _mount_bpffs(pins)
-    (pins / "links").mkdir(exist_ok=True)
+    """Makes `pins` a directory in a BPF filesystem; mounts the system's if it is to be there.
+
+    Nowhere else: a mount hides what was there, and other programs' files with it.
+    """
+    present = next(path for path in (pins, *pins.parents) if path.exists())
+    if not is_bpffs(present):
+        _mount_standard(pins)
+    (pins / "links").mkdir(parents=True, exist_ok=True)
 
 
 def is_bpffs(path: Path) -> bool:
@@ -114,6 +114,11 @@ def _identity(target: int, attach_type: AttachType) -> int:
     return target if attach_type in _BY_INTERFACE else os.fstat(target).st_ino
 
 
-def _mount_bpffs(directory: Path) -> None:
-    if _libc.mount(b"bpf", os.fsencode(directory), b"bpf", 0, None):
-        raise KernelError(f"mount a BPF filesystem at {directory}", ctypes.get_errno())
+def _mount_standard(pins: Path) -> None:
+    if not pins.resolve().is_relative_to(_STANDARD) or _STANDARD.is_mount():
+        raise KernelError(
+            f"daemon.pins {pins}: not in a BPF filesystem: name a directory beneath {_STANDARD},"
+            " or mount one there (mount -t bpf bpf DIRECTORY)"
+        )
+    if _libc.mount(b"bpf", os.fsencode(_STANDARD), b"bpf", 0, None):
+        raise KernelError(f"mount a BPF filesystem at {_STANDARD}", ctypes.get_errno())
