@@ -152,6 +152,12 @@ struct vip {
 	__u64 udp_idle_ns; /* a UDP flow silent for longer is selected anew */
 };
 
+/* fenced[vip index]: another host announced the VIP. */
+struct fence {
+	__u8 mac[6]; /* its */
+	__u16 raised;
+};
+
 enum route_kind {
 	ROUTE_NONE = 0,	       /* the local stack refuses (R8) */
 	ROUTE_UNIQUE = 1,      /* to slot `target`, whatever the load (R7) */
@@ -249,6 +255,7 @@ enum verdict {
 	VERDICT_DROP_TTL,
 	VERDICT_DROP_NO_PATH, /* the target's address is not known */
 	VERDICT_DROP_TABLE,   /* a table entry points nowhere */
+	VERDICT_DROP_FENCED,  /* not sent here by the host that announced the VIP */
 	VERDICT_COUNTERS,
 };
 

@@ -12,9 +12,24 @@
 
 #define NO_SLOT MAX_HOSTS
 
+#define LIVELY_NS (60ULL * 1000 * 1000 * 1000)
+
 static __always_inline bool has_target(const struct route *route, __u32 slot)
 {
 	return slot < MAX_HOSTS && route->hosts >> slot & 1;
+}
+
+/*
+ * A SYN that comes late, or is forged, must not move a live connection from a
+ * target that has closed its listener. If the SYN is of a new connection, the
+ * target challenges it (RFC 5961, 4), the client resets the old one, and its
+ * next SYN is selected anew; if the target knows nothing either, it resets. A
+ * connection silent for longer may have died with its target unseen.
+ */
+static __always_inline bool is_lively(const struct connection *connection)
+{
+	return connection->state == CONNECTION_ESTABLISHED &&
+	       bpf_ktime_get_boot_ns() - connection->seen_ns < LIVELY_NS;
 }
 
 /*
@@ -26,7 +41,7 @@ static __always_inline bool has_target(const struct route *route, __u32 slot)
 static __always_inline bool stays(const struct connection *connection, const struct packet *packet,
 				  const struct route *route)
 {
-	if (!packet->opens)
+	if (!packet->opens || (packet->flow.protocol == TCP && is_lively(connection)))
 		return true;
 	if (route->kind == ROUTE_NONE)
 		return packet->flow.protocol == UDP;

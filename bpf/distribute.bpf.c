@@ -37,8 +37,13 @@ static __always_inline struct frame frame_of(struct __sk_buff *skb, __u32 need)
 static __always_inline struct decision decide_ours(struct __sk_buff *skb, struct frame *frame,
 						   const struct vip *vip, struct packet *packet)
 {
-	if (is_fenced(vip))
-		return decided(VERDICT_FENCED, PASS);
+	if (is_fenced(vip)) {
+		struct ethhdr *ethernet = frame->data;
+
+		if ((void *)(ethernet + 1) > frame->end)
+			return decided(VERDICT_DROP_MALFORMED, DROP);
+		return decide_fenced(vip, ethernet->h_source);
+	}
 	if (!ipv4_sound(frame, packet))
 		return decided(VERDICT_DROP_MALFORMED, DROP);
 	/*

@@ -6,7 +6,7 @@
 #include <linux/types.h>
 #include "abi.h"
 
-/* Two rounds of keying: nobody outside can choose ports that all meet one target. */
+/* The same on all distributors of a cluster, or a takeover would move every connection. */
 const volatile __u64 hash_key[2] = {};
 
 #define ROTATE(x, n) ((x) << (n) | (x) >> (64 - (n)))

@@ -18,7 +18,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_VIPS);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct fence);
 } fenced SEC(".maps");
 
 /* An array: a row is found without hashing, and no set of listeners fills it up. */

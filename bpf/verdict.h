@@ -31,9 +31,23 @@ static __always_inline struct decision decided(enum verdict verdict, enum action
 
 static __always_inline bool is_fenced(const struct vip *vip)
 {
-	__u32 *word = bpf_map_lookup_elem(&fenced, &vip->index);
+	struct fence *fence = bpf_map_lookup_elem(&fenced, &vip->index);
 
-	return word && *word;
+	return fence && fence->raised;
+}
+
+/*
+ * While fenced. What the new distributor forwards to this host as a target
+ * goes up. What clients still send here does not: the local stack would reset
+ * connections that live on other targets; they send again, to the right host.
+ */
+static __always_inline struct decision decide_fenced(const struct vip *vip, const __u8 *source)
+{
+	struct fence *fence = bpf_map_lookup_elem(&fenced, &vip->index);
+
+	if (fence && same_mac(fence->mac, source))
+		return decided(VERDICT_FENCED, PASS);
+	return decided(VERDICT_DROP_FENCED, DROP);
 }
 
 static __always_inline struct vip *vip_of(__be32 v4)
@@ -49,11 +63,12 @@ static __always_inline struct vip *vip_of(__be32 v4)
  * the two is right only the registry knows, so the one that sees the other
  * yields at once, without its daemon; the daemon unfences if it is still elected.
  */
-static __always_inline struct decision fence(const struct vip *vip)
+static __always_inline struct decision fence(const struct vip *vip, const __u8 *announcer)
 {
-	__u32 yes = 1;
+	struct fence raised = {.raised = 1};
 
-	bpf_map_update_elem(&fenced, &vip->index, &yes, BPF_ANY);
+	__builtin_memcpy(raised.mac, announcer, ETH_ALEN);
+	bpf_map_update_elem(&fenced, &vip->index, &raised, BPF_ANY);
 	return decided(VERDICT_FENCED, PASS);
 }
 
@@ -63,7 +78,7 @@ static __always_inline struct decision decide_arp(const struct arp_frame *arp)
 	struct vip *announced = vip_of(arp->sender), *asked = vip_of(arp->target);
 
 	if (announced && !same_mac(arp->sender_mac, announced->mac))
-		return fence(announced);
+		return fence(announced, arp->sender_mac);
 	if (announced)
 		return decided(VERDICT_ARP_IGNORED, PASS); /* our own gratuitous ARP */
 	if (!asked || arp->operation != bpf_htons(ARPOP_REQUEST))
@@ -223,6 +238,20 @@ static __always_inline void load_route(struct route *route, const struct route *
 }
 
 /*
+ * To the owner, and remembered: should the port stop being unique while the
+ * connection lives, it stays there (R6).
+ */
+static __always_inline struct decision decide_unique(const struct packet *packet,
+						     const struct route *route, __u64 hash)
+{
+	__u32 slot = follow_connection(packet, route, hash);
+
+	if (slot != route->target && (packet->opens || slot != NO_SLOT))
+		remember_connection(&packet->flow, route->target, hash);
+	return send_to(VERDICT_UNIQUE, route->target, packet);
+}
+
+/*
  * The route comes first: a port that is unique by now goes to its owner,
  * whatever an older connection entry says (IBM PM76397: the more specific
  * entry won, and the flow went nowhere).
@@ -240,9 +269,9 @@ static __always_inline struct decision decide_transport(const struct vip *vip,
 	if (!found)
 		return decided(VERDICT_DROP_TABLE, DROP);
 	load_route(&route, found);
-	if (route.kind == ROUTE_UNIQUE)
-		return send_to(VERDICT_UNIQUE, route.target, packet);
 	hash = hash_of(&packet->flow);
+	if (route.kind == ROUTE_UNIQUE)
+		return decide_unique(packet, &route, hash);
 	slot = follow_connection(packet, &route, hash);
 	if (slot != NO_SLOT)
 		return send_to(VERDICT_ESTABLISHED, slot, packet);

@@ -145,9 +145,30 @@ def test_unique_beats_a_stale_connection(world: World) -> None:
         assert (outcome.verdict, outcome.action) == ("unique", REDIRECTED)
 
 
-def test_unique_remembers_nothing(world: World) -> None:
-    world.send(segment(w.UNIQUE), segment(w.UNIQUE, ACK), datagram(w.UNIQUE))
+def test_unique_connections_are_remembered_with_the_owner(world: World) -> None:
+    """Should the port come to be distributed, or lose its route, they stay (R6)."""
+    world.send(segment(w.UNIQUE), segment(w.UNIQUE, ACK))
+    owner = world.slot()
+    world.route(w.UNIQUE, w.distributed(3, w.HERE))
+    assert world.send(segment(w.UNIQUE, ACK)) == ["established"]
+    world.route(w.UNIQUE, RouteRow(RouteKind.NONE))
+    assert world.send(segment(w.UNIQUE, ACK)) == ["established"]
+    assert world.slot() == owner
+
+
+def test_an_unknown_packet_to_a_unique_port_is_not_remembered(world: World) -> None:
+    assert world.send(segment(w.UNIQUE, ACK)) == ["unique"]
     assert list(world.kernel.connections()) == []
+
+
+def test_a_syn_does_not_move_a_live_connection(world: World) -> None:
+    """Late or forged, after the target has closed its listener: the target challenges it."""
+    world.send(segment(w.SHARED), segment(w.SHARED, ACK))
+    before = world.slot()
+    world.route(w.SHARED, w.distributed(3, w.HERE))
+    assert world.send(segment(w.SHARED)) == ["established"]
+    assert world.send(segment(w.SHARED, RST), segment(w.SHARED)) == ["established", "selected"]
+    assert world.slot() != before
 
 
 def test_unknown_and_refused_packets_remember_nothing(world: World) -> None:
@@ -191,7 +212,7 @@ def test_a_full_table_forgets_the_oldest_and_takes_the_new() -> None:
 def test_unfenced_goes_on(world: World) -> None:
     assert not world.kernel.fenced(0)
     rival = arp(1, bytes.fromhex("02000000cc01"), VIP, VIP)
-    assert world.send(rival, segment(w.SHARED)) == ["fenced", "fenced"]
+    assert world.send(rival, segment(w.SHARED)) == ["fenced", "drop_fenced"]
     assert world.kernel.fenced(0)
     world.kernel.unfence(0)
     assert world.send(segment(w.SHARED)) == ["selected"]

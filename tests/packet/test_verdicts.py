@@ -36,6 +36,11 @@ ELSEWHERE = IPv4Address("10.0.0.77")
 NOBODY = IPv4Address("0.0.0.0")
 
 
+def forwarded(frame: bytes) -> bytes:
+    """As the host that announced the VIP sends it on."""
+    return frame[:6] + OTHER_MAC + frame[12:]
+
+
 @dataclass(frozen=True)
 class Case:
     """`out` None: as it came in."""
@@ -179,8 +184,8 @@ MALFORMED = [
     Case(
         "malformed while fenced",
         w.ip_frame(to_vip(6, SYN_TO_SHARED, words=4)),
-        "fenced",
-        PASSED,
+        "drop_fenced",
+        DROPPED,
         setup=fence,
     ),
 ]
@@ -328,11 +333,20 @@ TABLES = [
 ]
 
 FENCED = [
-    Case("SYN while fenced", w.segment(w.SHARED), "fenced", PASSED, setup=fence),
-    Case("unique port while fenced", w.segment(w.UNIQUE), "fenced", PASSED, setup=fence),
+    # From clients: they send again, to whoever announced the VIP.
+    Case("SYN while fenced", w.segment(w.SHARED), "drop_fenced", DROPPED, setup=fence),
+    Case("unique port while fenced", w.segment(w.UNIQUE), "drop_fenced", DROPPED, setup=fence),
     Case(
         "a fragment while fenced",
         w.ip_frame(to_vip(17, bytes(5), fragment=2)),
+        "drop_fenced",
+        DROPPED,
+        setup=fence,
+    ),
+    # From whoever announced it: this host is one of its targets.
+    Case(
+        "forwarded here by the announcer",
+        forwarded(w.segment(w.SHARED)),
         "fenced",
         PASSED,
         setup=fence,

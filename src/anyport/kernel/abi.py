@@ -41,6 +41,7 @@ __all__ = [
     "Event",
     "EventKind",
     "Family",
+    "Fence",
     "Flow",
     "HandedPort",
     "Hop",
@@ -213,6 +214,10 @@ class Vip(LittleEndianStructure):
     )
 
 
+class Fence(LittleEndianStructure):
+    _fields_ = (("mac", c_uint8 * 6), ("raised", c_uint16))
+
+
 class Route(LittleEndianStructure):
     _fields_ = (("kind", c_uint32), ("target", c_uint32), ("hosts", c_uint64))
 
@@ -283,3 +288,4 @@ class Verdict(enum.IntEnum):
     DROP_TTL = 13
     DROP_NO_PATH = 14
     DROP_TABLE = 15
+    DROP_FENCED = 16

@@ -123,10 +123,10 @@ class DistributorKernel:
 
     def fenced(self, index: int) -> bool:
         """Whether another host was seen to announce the VIP since `unfence`."""
-        return self._maps["fenced"].lookup(_u32(index)) != _u32(0)
+        return self._maps["fenced"].lookup(_u32(index)) != bytes(abi.Fence())
 
     def unfence(self, index: int) -> None:
-        self._maps["fenced"].update(_u32(index), _u32(0))
+        self._maps["fenced"].update(_u32(index), bytes(abi.Fence()))
 
     # ---- routes ----
 
