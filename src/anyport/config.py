@@ -95,7 +95,7 @@ def load(path: Path) -> Config:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name another with --config") from None
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{path}: {_readable(str(error))}") from None
+        raise ConfigError(f"{path}: {readable(str(error))}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     if not config.host.name:
@@ -106,7 +106,7 @@ def load(path: Path) -> Config:
     return config
 
 
-def _readable(message: str) -> str:
+def readable(message: str) -> str:
     """msgspec says `Expected `int`, got `str` - at `$.host.weight``: put the key in front."""
     text, at, where = message.partition(" - at `$.")
     if at:

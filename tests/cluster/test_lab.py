@@ -220,3 +220,12 @@ def test_numbers_of_hosts_that_cannot_be(lab: Lab, hosts: int) -> None:
     with pytest.raises(UsageError, match="allowed are 1-50"):
         lab.build(hosts)
     assert leftovers(lab) == []
+
+
+def test_a_vip_that_the_client_has_is_refused_and_nothing_is_left() -> None:
+    lab = Lab(f"v{os.getpid()}")
+    words = ["lab", "up", "--name", lab.name, "--hosts", "1", "--vip", "10.77.0.100"]
+    done = subprocess.run([*ANYPORT, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "a machine on the LAN has it" in done.stderr
+    assert leftovers(lab) == []

@@ -12,14 +12,14 @@ import subprocess
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from anyport.errors import KernelError
-from anyport.kernel import netlink, sysctl
+from anyport.kernel import arp, netlink, sysctl
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -85,6 +85,7 @@ def test_interface_gives_index_mac_and_addresses() -> None:
         assert found.mac == bytes.fromhex("020000000001")
         assert found.index == socket.if_nametoindex("lan0")
         assert found.addresses == {IPv4Address("10.0.0.1")}
+        assert found.networks == {ip_network("10.0.0.0/24")}
 
     awaited(body)
 
@@ -124,6 +125,38 @@ def test_announcement_reaches_the_wire_in_both_forms() -> None:
         head + b"\x00\x01" + mac + vip + bytes(6) + vip,
         head + b"\x00\x02" + mac + vip + mac + vip,
     ]
+
+
+def test_a_probe_finds_who_has_an_address() -> None:
+    async def body() -> None:
+        ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
+        ip("link set lan0 up")
+        ip("link set other up")
+        ip("addr add 198.51.100.1/24 dev lan0")  # our own answers nobody's probe of ours
+        lan0, other = await netlink.interface("lan0"), await netlink.interface("other")
+        assert await arp.probe(VIP, lan0) is None
+        asking = asyncio.create_task(arp.probe(VIP, lan0))
+        await asyncio.sleep(0)  # it has sent its first probe
+        netlink.announce(VIP, other)
+        assert await asking == other.mac
+
+    awaited(body)
+
+
+def test_a_probe_tells_nobody_an_address() -> None:
+    async def body() -> bytes:
+        ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
+        ip("link set lan0 up")
+        ip("link set other up")
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind(("other", 0x0806))
+            wire.settimeout(5)
+            await arp.probe(VIP, await netlink.interface("lan0"))
+            return wire.recv(100)
+
+    mac = bytes.fromhex("020000000001")
+    head = b"\xff" * 6 + mac + bytes.fromhex("0806 0001 0800 06 04 0001")
+    assert awaited(body) == head + mac + bytes(4) + bytes(6) + VIP.packed
 
 
 def test_sysctls_are_set_and_restored() -> None:

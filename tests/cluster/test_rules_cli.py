@@ -40,6 +40,8 @@ def refused(done: subprocess.CompletedProcess[str], status: int) -> str:
 REFUSED = [
     (["add", VIP], "change it with `vip set`"),
     (["add", "10.77.0.2"], "the address of host host2"),
+    (["add", "10.77.0.0"], "the network's own or broadcast address in 10.77.0.0/24"),
+    (["add", "10.77.0.255"], "the network's own or broadcast address in 10.77.0.0/24"),
     (["add", "10.77.0.90", "--ports", "90-80"], "90-80"),
     (["add", "10.77.0.90", "--ports", "http"], "http"),
     (["add", "10.77.0.90", "--ports", "70000"], "70000"),
@@ -68,6 +70,26 @@ def test_a_vip_that_another_interface_has(cluster: LabCluster) -> None:
     line = refused(cluster.anyport("host1", "vip", "add", "10.77.0.91"), 2)
     assert "10.77.0.91" in line
     assert "eth0" in line
+
+
+def test_a_vip_that_another_machine_has(cluster: LabCluster) -> None:
+    line = refused(cluster.anyport("host1", "vip", "add", cluster.address("client")), 2)
+    assert f"a machine on the LAN has it (MAC {cluster.mac('client').hex(':')})" in line
+
+
+def test_a_vip_that_is_there_is_looked_for_on_no_lan(cluster: LabCluster) -> None:
+    """Its distributor answers for it: that is no other machine."""
+    for host in cluster.lab.hosts:
+        assert "change it with `vip set`" in refused(cluster.anyport(host, "vip", "add", VIP), 2)
+
+
+def test_an_unreadable_definition(cluster: LabCluster) -> None:
+    unreadable = "10.77.0.92"
+    cluster.write("put", f"/anyport/v1/vips/{unreadable}", "{}")
+    line = refused(cluster.anyport("host1", "vip", "set", unreadable, "--ports", "80"), 1)
+    assert f"/anyport/v1/vips/{unreadable} is unreadable" in line
+    assert "`anyport vip delete` it" in line
+    assert cluster.anyport("host1", "vip", "delete", unreadable).returncode == 0
 
 
 def test_a_command_for_a_host_without_a_daemon(cluster: LabCluster, tmp_path: Path) -> None:
@@ -207,7 +229,8 @@ def test_what_a_noun_shows(busy: LabCluster, noun: str) -> None:
 def test_a_noun_of_one_vip(busy: LabCluster) -> None:
     for noun in ("listeners", "ports", "connections"):
         assert shown(busy, noun, VIP) == shown(busy, noun)
-        assert shown(busy, noun, "10.77.0.99") == []
+        line = refused(busy.anyport("host1", noun, "10.77.0.99"), 2)
+        assert f"10.77.0.99 does not exist; those that do: {VIP}" in line
 
 
 def test_vip_show(busy: LabCluster) -> None:
@@ -242,6 +265,6 @@ def test_status(busy: LabCluster) -> None:
 
 @pytest.mark.parametrize("noun", [*KEYS, f"vip show {VIP}", "status"])
 def test_a_table_for_people(busy: LabCluster, noun: str) -> None:
-    done = busy.anyport("host1", *noun.split())
+    done = busy.anyport(busy.distributor(), *noun.split())
     assert (done.returncode, done.stderr) == (0, "")
     assert "10.77.0" in done.stdout

@@ -194,8 +194,8 @@ class LabCluster:
         """The hosts that the port table has for a port."""
         return {
             target["host"]
-            for row in self.noun("ports", vip=vip)
-            if (row["protocol"], row["port"]) == (protocol, port)
+            for row in self.noun("ports")
+            if (row["vip"], row["protocol"], row["port"]) == (vip, protocol, port)
             for target in row["targets"]
         }
 
@@ -239,7 +239,8 @@ class LabCluster:
         """(host, protocol, port) as `host` knows them."""
         return {
             (row["host"], row["protocol"], row["port"])
-            for row in self.noun("listeners", host, vip=vip)
+            for row in self.noun("listeners", host)
+            if row["vip"] == vip
         }
 
     def figures(self, host: str) -> dict[str, float]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -16,9 +15,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from anyport.daemon import wish
 from anyport.daemon.operator import Operator, parse_vip
 from anyport.daemon.rows import Rows
-from anyport.errors import AnyportError, UsageError
+from anyport.errors import AnyportError
 from anyport.model.definition import Address
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -34,19 +34,16 @@ def application(
         return JSONResponse(rows.vips())
 
     async def add(request: Request) -> Response:
-        return _pending(await operator.add(await _body(request)))
+        return _pending(await operator.add(wish.parse(await request.body())))
 
     async def vip(request: Request) -> Response:
         address = parse_vip(request.path_params["vip"])
-        try:
-            return JSONResponse(rows.vip(address))
-        except KeyError:
-            known = ", ".join(row["vip"] for row in rows.vips()) or "none"
-            raise UsageError(f"vip {address} does not exist; those that do: {known}") from None
+        rows.require(address)
+        return JSONResponse(rows.vip(address))
 
     async def change(request: Request) -> Response:
         address = parse_vip(request.path_params["vip"])
-        return _pending(await operator.change(address, await _body(request)))
+        return _pending(await operator.change(address, wish.parse(await request.body())))
 
     async def delete(request: Request) -> Response:
         return _pending(await operator.delete(parse_vip(request.path_params["vip"])))
@@ -54,7 +51,10 @@ def application(
     def noun(read: Callable[[Address | None], Any]) -> Handler:
         async def show(request: Request) -> Response:
             only = request.query_params.get("vip")
-            return JSONResponse(read(parse_vip(only) if only else None))
+            vip = parse_vip(only) if only else None
+            if vip is not None:
+                rows.require(vip)
+            return JSONResponse(read(vip))
 
         return show
 
@@ -76,7 +76,7 @@ def application(
             Route("/v1/status", noun(lambda _: status())),
             Route("/metrics", expose),
         ],
-        exception_handlers={AnyportError: _error},
+        exception_handlers={AnyportError: _error, Exception: _fault},
     )
 
 
@@ -86,18 +86,14 @@ async def _error(request: Request, error: Exception) -> Response:
     return JSONResponse(body, status_code=400 if status == 2 else 503)
 
 
+async def _fault(request: Request, error: Exception) -> Response:
+    """One of anyport's own; the server logs the traceback after this answer."""
+    what = f"a fault of anyport: {type(error).__name__}: {error}; see the daemon's log"
+    return JSONResponse({"error": what, "exit": 1}, status_code=500)
+
+
 def _pending(why: str | None) -> Response:
     return JSONResponse({"pending": why})
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    try:
-        body = await request.json()
-    except json.JSONDecodeError:
-        raise UsageError("the request's body is not JSON") from None
-    if not isinstance(body, dict):
-        raise UsageError("the request's body is not a JSON object")
-    return body
 
 
 class Server(uvicorn.Server):

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any
 
 from anyport.agent.definitions import present_distributor
+from anyport.daemon.wish import Wish
 from anyport.decide.definitions import validate
 from anyport.errors import AnyportError, Conflict, UsageError
-from anyport.kernel import netlink
-from anyport.model import Definition, Method
-from anyport.model.definition import MAX_UDP_IDLE_SECONDS, Address, parse_ports
+from anyport.kernel import arp, netlink
+from anyport.kernel.netlink import Interface
+from anyport.model import Definition
+from anyport.model.definition import Address
 from anyport.registry import values
 from anyport.registry.base import Delete, Entry, Put, Registry, Unchanged
 from anyport.registry.keys import DefinitionKey
@@ -26,20 +26,20 @@ WAIT_SECONDS = 5.0
 class Operator:
     """Adds, changes and deletes definitions."""
 
-    def __init__(self, registry: Registry, mirror: Mirror) -> None:
+    def __init__(self, registry: Registry, mirror: Mirror, interface: Interface) -> None:
         self._registry = registry
         self._mirror = mirror
+        self._interface = interface
 
-    async def add(self, wish: dict[str, Any]) -> str | None:
+    async def add(self, wish: Wish) -> str | None:
         """None: it holds. A line: it is stored, but does not hold yet, and why."""
-        if "vip" not in wish:
+        if wish.vip is None:
             raise UsageError("a VIP is wanted: the address to add")
-        vip = parse_vip(wish["vip"])
-        definition = _changed(Definition(vip), wish)
+        vip = parse_vip(wish.vip)
+        definition = wish.applied(Definition(vip))
         self._validate(definition)
-        owner = await netlink.address_owner(vip)
-        if owner not in (None, "lo"):
-            raise UsageError(f"vip {vip} is already an address of {owner} here")
+        if vip not in self._mirror.cluster.definitions:
+            await self._refuse_if_taken(vip)
         key = str(DefinitionKey(vip))
         try:
             revision = await self._registry.write(
@@ -49,11 +49,9 @@ class Operator:
             raise UsageError(f"vip {vip} exists: change it with `vip set`") from None
         return await self._published(definition, revision)
 
-    async def change(self, vip: Address, wish: dict[str, Any]) -> str | None:
+    async def change(self, vip: Address, wish: Wish) -> str | None:
         entry = await self._entry(vip)
-        stored = values.decode(DefinitionKey(vip), entry.value, entry.create_revision)
-        assert isinstance(stored, Definition)  # what a DefinitionKey decodes to
-        definition = _changed(stored, wish)
+        definition = wish.applied(_stored(vip, entry))
         self._validate(definition)
         try:
             revision = await self._registry.write(
@@ -80,9 +78,21 @@ class Operator:
         cluster = self._mirror.cluster
         others = [d for vip, d in cluster.definitions.items() if vip != definition.vip]
         validate(definition, others, cluster.hosts)
-        for host in cluster.hosts.values():
-            if host.address == definition.vip:
-                raise UsageError(f"vip {definition.vip} is the address of host {host.name}")
+
+    async def _refuse_if_taken(self, vip: Address) -> None:
+        """A second machine with an address cuts off the first, and nobody sees why."""
+        owner = await netlink.address_owner(vip)
+        if owner not in (None, "lo"):
+            raise UsageError(f"VIP {vip}: already an address of {owner} here")
+        for network in self._interface.networks:
+            if vip in (network.network_address, network.broadcast_address):
+                raise UsageError(f"VIP {vip}: the network's own or broadcast address in {network}")
+        mac = await arp.probe(vip, self._interface)
+        if mac is not None:
+            raise UsageError(
+                f"VIP {vip}: a machine on the LAN has it (MAC {mac.hex(':')});"
+                " give an address that nobody has"
+            )
 
     async def _entry(self, vip: Address) -> Entry:
         key = str(DefinitionKey(vip))
@@ -118,37 +128,20 @@ class Operator:
         return True
 
 
+def _stored(vip: Address, entry: Entry) -> Definition:
+    try:
+        stored = values.decode(DefinitionKey(vip), entry.value, entry.create_revision)
+    except ValueError as error:
+        raise AnyportError(
+            f"VIP {vip}: what the registry has at {entry.key} is unreadable ({error});"
+            " `anyport vip delete` it, then add it"
+        ) from None
+    assert isinstance(stored, Definition)  # what a DefinitionKey decodes to
+    return stored
+
+
 def parse_vip(text: object) -> Address:
     try:
         return ip_address(str(text))
     except ValueError:
         raise UsageError(f"vip {text!r}: an IP address is wanted") from None
-
-
-def _changed(definition: Definition, wish: dict[str, Any]) -> Definition:
-    """The definition with the fields that `wish` gives. Raises UsageError."""
-    unknown = wish.keys() - {"vip", "ports", "method", "hosts", "udp_idle"}
-    if unknown:
-        raise UsageError(
-            f"unknown field {min(unknown)!r}: allowed are ports, method, hosts, udp_idle"
-        )
-    try:
-        if wish.get("ports") is not None:
-            definition = replace(definition, ports=parse_ports(str(wish["ports"])))
-        if wish.get("method") is not None:
-            definition = replace(definition, method=Method(wish["method"]))
-    except ValueError as error:
-        allowed = "" if "ports" in str(error) else "; allowed are hash and round-robin"
-        raise UsageError(f"{error}{allowed}") from None
-    if wish.get("udp_idle") is not None:
-        definition = replace(definition, udp_idle=_udp_idle(wish["udp_idle"]))
-    hosts = wish.get("hosts")
-    if hosts is None:
-        return definition
-    return replace(definition, hosts=None if hosts == "all" else frozenset(map(str, hosts)))
-
-
-def _udp_idle(seconds: object) -> int:
-    if type(seconds) is not int or not 1 <= seconds <= MAX_UDP_IDLE_SECONDS:
-        raise UsageError(f"udp_idle {seconds!r}: allowed are 1-{MAX_UDP_IDLE_SECONDS} (seconds)")
-    return seconds

@@ -13,6 +13,7 @@ from anyport.agent.definitions import present_distributor
 from anyport.decide import blocks as block_rules
 from anyport.decide import routes as route_rules
 from anyport.distributor.distributor import Distributor
+from anyport.errors import UsageError
 from anyport.kernel import sock_diag
 from anyport.model import Cluster, Definition, Distributed, Route
 from anyport.model.definition import Address
@@ -30,6 +31,12 @@ class Rows:
 
     def vips(self) -> list[Row]:
         return [self.vip(vip) for vip in _sorted(self._cluster.definitions)]
+
+    def require(self, vip: Address) -> None:
+        """Raises UsageError that lists the VIPs, unless this is one."""
+        if vip not in self._cluster.definitions:
+            known = ", ".join(map(str, _sorted(self._cluster.definitions))) or "none"
+            raise UsageError(f"vip {vip} does not exist; those that do: {known}")
 
     def vip(self, vip: Address) -> Row:
         """Raises KeyError for a VIP without a definition."""

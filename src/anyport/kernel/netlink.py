@@ -10,32 +10,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from anyport.errors import KernelError
+from anyport.kernel import arp
 from anyport.model.definition import Address
 
 _LO = 1  # loopback is the first interface of every network namespace
-_BROADCAST = b"\xff" * 6
-_ETH_P_ARP = 0x0806
-_REQUEST, _REPLY = 1, 2  # RFC 826, ar$op
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """`mac` is its 6 bytes; `addresses` are those set on it, without their prefixes."""
+    """`mac` is its 6 bytes; `addresses` are those set on it.
+
+    `networks`: those that they are in and that have other addresses than hosts'.
+    """
 
     name: str
     index: int
     mac: bytes
     addresses: frozenset[Address]
+    networks: frozenset[Network] = frozenset()
 
 
 async def interface(name: str) -> Interface:
@@ -45,9 +47,10 @@ async def interface(name: str) -> Interface:
         if name not in links:
             raise KernelError(f"interface {name!r}; there are {_words(links)}", errno.ENODEV)
         index = links[name]["index"]
-        found = [_address(a) async for a in await netlink.addr("dump", index=index)]
+        found = [a async for a in await netlink.addr("dump", index=index)]
     mac = bytes.fromhex((links[name].get("address") or "").replace(":", ""))
-    return Interface(name, index, mac, frozenset(found))
+    addresses = frozenset(map(_address, found))
+    return Interface(name, index, mac, addresses, frozenset(_networks(found)))
 
 
 async def add_vip(vip: Address) -> bool:
@@ -90,17 +93,10 @@ def announce(vip: Address, interface: Interface) -> None:
     try:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
             wire.bind((interface.name, 0))
-            for operation, target in ((_REQUEST, bytes(6)), (_REPLY, interface.mac)):
-                wire.send(_arp(operation, interface.mac, vip, target))
+            for operation, target in ((arp.REQUEST, bytes(6)), (arp.REPLY, interface.mac)):
+                wire.send(arp.frame(operation, interface.mac, vip.packed, target, vip.packed))
     except OSError as error:
         raise KernelError(f"announcing {vip} on {interface.name}", error.errno or 0) from None
-
-
-def _arp(operation: int, mac: bytes, vip: Address, target_mac: bytes) -> bytes:
-    """An Ethernet broadcast whose sender and target protocol addresses are both the VIP."""
-    ethernet = _BROADCAST + mac + struct.pack("!H", _ETH_P_ARP)
-    fixed = struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation)  # Ethernet, IPv4 and their lengths
-    return ethernet + fixed + mac + vip.packed + target_mac + vip.packed
 
 
 @contextlib.asynccontextmanager
@@ -127,6 +123,14 @@ async def _change(command: str, vip: Address, settled: int) -> bool:
 def _address(entry: Any) -> Address:
     """IFA_LOCAL where there is one: IFA_ADDRESS is then the peer's."""
     return ip_address(entry.get("local") or entry.get("address"))
+
+
+def _networks(entries: Iterable[Any]) -> Iterator[Network]:
+    """Two addresses of a network are nobody's, unless it has no more than two (RFC 3021)."""
+    for entry in entries:
+        network = ip_network((entry.get("address"), entry["prefixlen"]), strict=False)
+        if network.num_addresses > 2:
+            yield network
 
 
 def _single(entry: Any) -> Address | None:
