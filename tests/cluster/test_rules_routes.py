@@ -125,8 +125,9 @@ def test_a_connection_keeps_its_target_whatever_closes_and_joins(cluster: LabClu
 
 
 def test_a_connection_outlives_the_last_listener_of_its_port(cluster: LabCluster) -> None:
-    opened = cluster["host2"].listen(VIP, 2402)
-    cluster.await_targets(2402, {"host2"})
+    target = next(host for host in HOSTS if host != cluster.distributor())
+    opened = cluster[target].listen(VIP, 2402)
+    cluster.await_targets(2402, {target})
     connection = cluster.client.connect(VIP, 2402)
     opened.close()
     cluster.await_targets(2402, set())
@@ -161,25 +162,26 @@ def test_the_distributor_s_own_services_are_refused_on_the_vip(cluster: LabClust
 
 def test_a_target_s_own_services_are_refused_on_the_vip(cluster: LabCluster) -> None:
     """The packet does come to the target: its daemon cannot tell that the listener has gone."""
-    own = cluster["host2"]
+    own = cluster[next(host for host in HOSTS if host != cluster.distributor())]
     opened = own.listen(VIP, 2502)
-    cluster.await_targets(2502, {"host2"})
-    with cluster.stopped("host2"):
+    cluster.await_targets(2502, {own.node})
+    with cluster.stopped(own.node):
         opened.close()
         own.listen("0.0.0.0", 2502)
         with pytest.raises(ConnectionRefusedError):
             cluster.client.connect(VIP, 2502)
-        assert cluster.client.fetch(cluster.address("host2"), 2502, 1) == ["host2"]
+        assert cluster.client.fetch(cluster.address(own.node), 2502, 1) == [own.node]
 
 
 def test_a_target_s_own_udp_service_gets_nothing_of_an_older_flow(cluster: LabCluster) -> None:
     """A flow keeps its target after the port has no route; the wildcard there is no heir."""
-    opened = cluster["host2"].bind_udp(VIP, 2503)
-    cluster.await_targets(2503, {"host2"}, "udp")
-    assert cluster.client.ask_udp(VIP, 2503, source=9999) == ["host2"]
+    own = cluster[next(host for host in HOSTS if host != cluster.distributor())]
+    opened = own.bind_udp(VIP, 2503)
+    cluster.await_targets(2503, {own.node}, "udp")
+    assert cluster.client.ask_udp(VIP, 2503, source=9999) == [own.node]
     opened.close()
     cluster.await_targets(2503, set(), "udp")
-    cluster["host2"].bind_udp("0.0.0.0", 2503)
+    own.bind_udp("0.0.0.0", 2503)
     with pytest.raises(ConnectionRefusedError):
         cluster.client.ask_udp(VIP, 2503, source=9999)
 
