@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must not happen while a part is away: found by trying, kept by these tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.lab_cluster import VIP, LabCluster, Opened, eventually, lab_cluster
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+HOSTS = ("host1", "host2", "host3")
+
+
+@pytest.fixture
+def cluster() -> Iterator[LabCluster]:
+    """Leases end soon after their daemons."""
+    with lab_cluster("failing", 3, {"vip": VIP}, {"registry": {"ttl": 2}}) as cluster:
+        yield cluster
+
+
+@contextmanager
+def cut_off_from_etcd(cluster: LabCluster, host: str) -> Iterator[None]:
+    """From etcd alone: the host is still on the LAN."""
+    etcd = cluster.address("lan")
+    cluster.run(host, "ip", "route", "add", "blackhole", f"{etcd}/32")
+    try:
+        yield
+    finally:
+        cluster.run(host, "ip", "route", "del", "blackhole", f"{etcd}/32")
+
+
+def assert_all_live(connections: list[Opened]) -> None:
+    """An RST would raise ConnectionResetError."""
+    for number, connection in enumerate(connections):
+        assert connection.say(str(number)).endswith(str(number))
+
+
+def test_a_distributor_without_etcd_leaves_the_vip_to_the_next(cluster: LabCluster) -> None:
+    """It is fenced by the next one's announcement, and does not fight for the VIP while what it
+    knows is out of date; no connection is reset, before, meanwhile, or when etcd is back."""
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    cluster.await_targets(80, set(HOSTS))
+    connections = [cluster.client.connect(VIP, 80) for _ in range(20)]
+    old = cluster.distributor()
+    [witness, *_] = sorted(set(HOSTS) - {old})
+    with cut_off_from_etcd(cluster, old):
+        eventually(lambda: cluster.lab.client(witness).vip(VIP)["distributor"] != old, "a takeover")
+        new = cluster.lab.client(witness).vip(VIP)["distributor"]
+        key = 'anyport_packets_total{verdict="drop_fenced"}'
+        assert key in cluster.figures(old)
+        # Until the old one has noticed that its registry is silent, it knows no better.
+        eventually(lambda: not cluster.noun("status", old)["registry"]["connected"], "it to notice")
+        assert cluster.lab.client(witness).vip(VIP)["distributor"] == new
+        assert "another machine on the LAN announced it" not in cluster.log(new)
+        assert_all_live([c for c in connections if c.greeting != old])
+    eventually(lambda: cluster.noun("status", old)["registry"]["connected"], "it to be back")
+    eventually(lambda: cluster.lab.client(old).vip(VIP)["distributor"] == new, "it to see the new")
+    cluster.await_targets(80, set(HOSTS))
+    assert_all_live(connections)
+    assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+
+
+def test_connections_to_a_host_that_is_left_out_live_on(cluster: LabCluster) -> None:
+    shared = cluster["host2"].listen(VIP, 80)
+    unique = cluster["host2"].listen(VIP)
+    cluster.await_targets(80, {"host2"})
+    cluster.await_targets(unique.port, {"host2"})
+    connections = [cluster.client.connect(VIP, opened.port) for opened in (shared, unique)]
+    assert_all_live(connections)
+    done = cluster.anyport("host1", "vip", "set", VIP, "--hosts", "host1,host3")
+    assert done.returncode == 0, done.stderr
+    cluster.await_targets(80, set())
+    with pytest.raises(ConnectionRefusedError):
+        cluster.client.connect(VIP, 80)
+    if cluster.distributor() != "host2":
+        assert_all_live(connections)
