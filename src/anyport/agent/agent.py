@@ -116,11 +116,10 @@ class Agent:
 
     async def _follow(self) -> None:
         while True:
-            touched = await self._subscription.changed()
-            if _concerns_definitions(touched):
+            # Listeners alone (touched.ports) make room for a block, or take it: `_tick` is soon
+            # enough, and thousands that open at once would make it look as often.
+            if _concerns_definitions(await self._subscription.changed()):
                 await self._definitions_changed()
-            elif touched.ports:
-                self._blocks.wake()
 
     async def _definitions_changed(self) -> None:
         """Programs the definitions that hold now, and counts every socket again (R1-R3).

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from itertools import chain
 
 from anyport.agent.definitions import present_distributor
 from anyport.agent.ports import PortPools

@@ -145,8 +145,10 @@ def next_block(
     of its live connections. The search starts at a place that depends on the
     host, so that hosts that claim at once seldom race for the same block.
     """
-    free = _bits(first, last) & ~_unavailable(definition, claims, taken_ports)
-    while size:
+    free = _bits(first, last) & ~_reserved(definition, claims)
+    if free:  # else tens of thousands of listeners would be looked at for nothing
+        free &= ~_bits_of(taken_ports)
+    while size and free:
         start = _place(free, size, first, last, f"{definition.vip} {host}")
         if start is not None:
             return PortBlock(definition.vip, start, start + size - 1)
@@ -186,9 +188,8 @@ def _unwanted(definition: Definition, claim: Claim) -> bool:
     return not definition.allows(claim.host) or is_enumerated(definition, claim.block)
 
 
-def _unavailable(
-    definition: Definition, claims: Iterable[Claim], taken_ports: Iterable[int]
-) -> PortBits:
+def _reserved(definition: Definition, claims: Iterable[Claim]) -> PortBits:
+    """Enumerated ports, and those of any host's claims."""
     bits = 0
     if isinstance(definition.ports, PortSet):
         for first, last in (*definition.ports.tcp, *definition.ports.udp):
@@ -196,7 +197,7 @@ def _unavailable(
     for claim in claims:
         if claim.block.vip == definition.vip:
             bits |= _bits(claim.block.first, claim.block.last)
-    return bits | _bits_of(taken_ports)
+    return bits
 
 
 def _place(free: PortBits, size: int, first: int, last: int, spread: str) -> int | None:
