@@ -105,6 +105,7 @@ class LiveCluster:
         self._kernels: dict[tuple[str, int], DistributorKernel] = {}
         self.sound = True
         """Whether nothing has failed in it."""
+        self._others: list[Program] = []
         self.machines: dict[str, Machine] = {}
         self.definitions: dict[Address, Definition] = {}
 
@@ -112,9 +113,14 @@ class LiveCluster:
         self._lab.up(hosts, settings=self._settings)
         self.machines = {name: Machine(Program(self._lab, name)) for name in self._lab.hosts}
 
+    def program(self, node: str) -> Program:
+        """Another, which the caller keeps account of."""
+        self._others.append(Program(self._lab, node))
+        return self._others[-1]
+
     def down(self) -> None:
-        for machine in self.machines.values():
-            machine.program.kill()
+        for program in [*self._others, *(machine.program for machine in self.machines.values())]:
+            program.kill()
         for kernel in self._kernels.values():
             kernel.close()
         self._lab.down()
@@ -279,11 +285,16 @@ class LiveCluster:
         known = self._wishes(self._lab.client(name))
         return set(known) == set(self.definitions.values()) and bool(self.status(name)["ready"])
 
-    def eventually(self, holds: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+    def hosts(self, name: str, vip: Address) -> bool:
+        """Whether the VIP is an address of the host."""
+        shown = self._lab.run(name, ["ip", "-brief", "address", "show", "dev", "lo"]).stdout
+        return f" {vip}/" in shown
+
+    def eventually(self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+        deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {PATIENCE:.0f} s: {what}")
+                raise AssertionError(f"not within {seconds:.0f} s: {what}")
             time.sleep(PAUSE)
 
     # ---- inside ----

@@ -65,6 +65,10 @@ def close_all() -> None:
     close(list(sockets))
 
 
+def connect(address: str, port: int) -> None:
+    socket.create_connection((address, port), timeout=10).close()
+
+
 def flood(times: int, **wanted: Any) -> None:
     """Two events each: more than the ring buffer holds, if nobody reads it."""
     for _ in range(times):
@@ -74,6 +78,7 @@ def flood(times: int, **wanted: Any) -> None:
 WORDS: dict[str, Callable[..., Any]] = {
     "open": open_one,
     "open_range": open_range,
+    "connect": connect,
     "close": close,
     "close_all": close_all,
     "flood": flood,
