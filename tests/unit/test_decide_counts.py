@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyport.decide.counts import affected, counts, listener, listeners, notifications
+from anyport.decide.counts import counts, listeners, notifications
 from anyport.model import (
     ANY,
     Definition,
@@ -116,7 +116,6 @@ def test_a_port_of_a_block_counts_though_another_vip_lists_it() -> None:
 def test_a_host_that_the_definition_leaves_out_has_no_listener() -> None:
     definition = Definition(VIP, hosts=frozenset({"b"}))
     assert listeners("a", [definition], [socket()], {}, user) == {}
-    assert listener("a", definition, [socket()], [], user) is None
 
 
 def test_notifications_open_first_and_close_last() -> None:
@@ -183,26 +182,6 @@ def test_listeners_are_what_the_rules_say(
     assert found.keys() == expected.keys()
     for key, group in expected.items():
         assert found[key].specific == any(s.address == key.vip for s in group)
-
-
-@settings(max_examples=2000)
-@given(definition_lists, st.lists(sockets, unique_by=lambda s: s.cookie), sockets, block_maps)
-def test_what_one_socket_affects_is_all_that_its_opening_changes(
-    definitions: list[Definition],
-    others: list[Socket],
-    opened: Socket,
-    blocks: dict[Address, list[PortBlock]],
-) -> None:
-    by_vip = {d.vip: d for d in definitions}
-    others = [s for s in others if s.cookie != opened.cookie]
-    now = [*others, opened]
-    incremental = listeners("a", definitions, others, blocks, user)
-    for key in affected(definitions, opened):
-        group = [s for s in now if (s.protocol, s.port) == (key.protocol, key.port)]
-        made = listener("a", by_vip[key.vip], group, blocks.get(key.vip, []), user)
-        if made is not None:
-            incremental[key] = made
-    assert incremental == listeners("a", definitions, now, blocks, user)
 
 
 keys = st.builds(ListenerKey, st.just(VIP), st.sampled_from(Protocol), st.integers(1, 6))

@@ -217,12 +217,10 @@ def test_a_selection_freed_by_a_plan_is_not_overwritten_by_it() -> None:
     plan(tables, 0, Method.HASH, {KEYS[0]: distributed("host0")}, hosts)
     commands = plan(tables, 0, Method.HASH, {KEYS[0]: distributed("host1")}, hosts)
     assert commands == [SetRoutes(0, {KEYS[0]: RouteRow(RouteKind.FALLBACK, 0, 0b10)})]
-    assert tables.without_selection == 1
 
     promoted = plan(tables, 1, Method.HASH, {}, hosts)
     assert [type(c) for c in promoted] == [SetSelection, SetRoutes]
     assert tables.programmed(0)[KEYS[0]] == RouteRow(RouteKind.DISTRIBUTED, 0, 0b10)
-    assert tables.without_selection == 0
 
 
 def test_the_longest_free_selection_is_reused_first() -> None:

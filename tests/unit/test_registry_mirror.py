@@ -42,6 +42,7 @@ from anyport.registry.values import Noun, encode
 VIP = ip_address("10.0.0.100")
 HTTP = (Protocol.TCP, 80)
 TIMEOUT = 10.0
+HOST: tuple[Key, Noun] = HostKey("a"), Host("a", ip_address("10.0.0.1"))
 
 
 @dataclass
@@ -229,6 +230,39 @@ def test_an_emptied_store_is_told_as_everything_gone() -> None:
         assert world.mirror.cluster.listeners == {}
         assert world.mirror.cluster.claims == {}
         assert world.mirror.cluster.revision == world.registry.store.revision
+
+    in_world(scenario)
+
+
+def test_definitions_lost_with_their_store_are_not_taken_for_deleted() -> None:
+    async def scenario(world: World) -> None:
+        definition: tuple[Key, Noun] = DefinitionKey(VIP), Definition(VIP)
+        await world.put(definition, HOST)
+        await world.put(listener())
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        assert not world.mirror.emptied
+        world.registry.store = MemoryStore()
+        world.store.lose()
+        assert VIP in (await subscription.changed()).definitions
+        assert world.mirror.emptied
+        await world.put(HOST)
+        assert world.mirror.emptied
+        await world.put(definition)
+        assert not world.mirror.emptied
+
+    in_world(scenario)
+
+
+def test_deleted_definitions_are_no_emptied_store() -> None:
+    async def scenario(world: World) -> None:
+        await world.put((DefinitionKey(VIP), Definition(VIP)))
+        await world.raw(Delete(str(DefinitionKey(VIP))))
+        assert not world.mirror.emptied
+        world.store.lose()
+        world.store.recover()
+        await world.put(listener())
+        assert not world.mirror.emptied
 
     in_world(scenario)
 

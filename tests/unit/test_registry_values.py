@@ -61,9 +61,9 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
     ),
     (
         HostKey("a"),
-        Host("a", V6, 10, HostState.DRAINING, 1.5, 7, "x"),
+        Host("a", V6, 10, HostState.DRAINING, 1.5, "x"),
         b'{"v":1,"address":"2001:db8::1","weight":10,"state":"draining","since":1.5,'
-        b'"heartbeat":7,"instance":"x"}',
+        b'"instance":"x"}',
     ),
     (LISTENER_KEY, LISTENER, b'{"v":1,"specific":false,"user":"root","process":"named"}'),
     (

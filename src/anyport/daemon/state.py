@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -38,9 +39,13 @@ def lock(directory: Path) -> int:
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """A listening socket with mode 0600; a leftover of a dead daemon is replaced."""
+    """A listening socket with mode 0600; a leftover of a dead daemon is replaced.
+
+    Raises AnyportError if a living one answers there: of another state
+    directory, or `lock` would have said so.
+    """
     private_directory(path.parent)
-    path.unlink(missing_ok=True)
+    _remove_leftover(path)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -51,3 +56,16 @@ def listen_unix(path: Path) -> socket.socket:
         os.umask(before)
     server.listen(64)
     return server
+
+
+def _remove_leftover(path: Path) -> None:
+    if path.exists() and not path.is_socket():
+        raise AnyportError(f"daemon.socket {path}: it is there, and no socket: name another")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog is an answer too (EAGAIN)
+        result = probe.connect_ex(os.fspath(path))
+    if result in (0, errno.EAGAIN):
+        raise AnyportError(
+            f"daemon.socket {path}: another daemon answers there: give each one of its own"
+        )
+    path.unlink(missing_ok=True)

@@ -38,39 +38,6 @@ def takes(socket: Socket, vip: Address) -> bool:
     return socket.address.version == vip.version or (vip.version == 4 and socket.takes_ipv4)
 
 
-def affected(definitions: Iterable[Definition], socket: Socket) -> list[ListenerKey]:
-    """The keys whose listener can change when `socket` opens or closes.
-
-    Evaluate each with `listener`. Costs a look at each definition, none at
-    the other sockets.
-    """
-    return [
-        ListenerKey(d.vip, socket.protocol, socket.port)
-        for d in definitions
-        if socket.address == d.vip
-        or (takes(socket, d.vip) and d.enumerates(socket.protocol, socket.port))
-    ]
-
-
-def listener(
-    host: str,
-    definition: Definition,
-    sockets: Iterable[Socket],
-    own_blocks: Sequence[PortBlock],
-    user_name: UserName,
-) -> Listener | None:
-    """The one listener that `sockets`, all of one protocol and port, make up (R4); None: none.
-
-    User and process are those of the first by `_precedence`.
-    """
-    if not definition.allows(host):
-        return None
-    counting = [s for s in sockets if counts(definition, s, own_blocks)]
-    if not counting:
-        return None
-    return _listener_of(host, definition.vip, min(counting, key=_precedence), user_name)
-
-
 def listeners(
     host: str,
     definitions: Iterable[Definition],

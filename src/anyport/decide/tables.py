@@ -113,11 +113,6 @@ class Tables:
         anew, for the routes that leave them out."""
         return self._slots.unplaced
 
-    @property
-    def without_selection(self) -> int:
-        """Ports on the fallback because every selection is in use."""
-        return len(self._waiting)
-
     def slot(self, host: str) -> int | None:
         return self._slots.get(host)
 

@@ -16,8 +16,8 @@ class HostState(enum.Enum):
 class Host:
     """One Linux machine of the cluster, as it describes itself in the registry.
 
-    `since`: Unix time (s) at which its daemon joined. `heartbeat` counts up
-    while the daemon lives; `pid` and `boot` tell two daemons of one name apart.
+    `since`: Unix time (s) at which its daemon joined. `instance` tells two
+    daemons of one name apart. That it lives, its lease says.
     """
 
     name: str
@@ -25,5 +25,4 @@ class Host:
     weight: int = 100
     state: HostState = HostState.ACTIVE
     since: float = 0.0
-    heartbeat: int = 0
     instance: str = ""

@@ -20,6 +20,8 @@ from anyport.registry.base import Put, Registry, Unchanged
 from anyport.registry.keys import HostKey, host_prefix
 from anyport.registry.publisher import Publisher
 
+_MACHINE_ID = Path("/etc/machine-id")
+
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +29,9 @@ class Membership:
     """Joins the cluster as `host`, and stays in it.
 
     `instance` tells two daemons of one name apart; it is saved with the lease
-    in `state`, so that a restarted daemon is the same member and resumes.
+    in `state`, so that a restarted daemon is the same member and resumes; on
+    this machine and under this name only: a clone of its disk is another member,
+    and with a shared lease either would withdraw what the other says.
     """
 
     def __init__(
@@ -130,18 +134,36 @@ class Membership:
     def _load(self) -> int:
         try:
             saved = json.loads(self._file.read_text())
-            self.instance = str(saved["instance"])
-            return int(saved["lease"])
+            if (saved["host"], saved["machine"]) == (self._host, _machine()):
+                self.instance = str(saved["instance"])
+                return int(saved["lease"])
         except (OSError, ValueError, KeyError, TypeError):
-            self.instance = secrets.token_hex(8)
-            return 0
+            pass
+        self.instance = secrets.token_hex(8)
+        return 0
 
     def _save(self) -> None:
         new = self._file.with_suffix(".new")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w") as file:
-            json.dump({"instance": self.instance, "lease": self.lease}, file)
+            json.dump(
+                {
+                    "host": self._host,
+                    "machine": _machine(),
+                    "instance": self.instance,
+                    "lease": self.lease,
+                },
+                file,
+            )
         new.rename(self._file)
+
+
+def _machine() -> str:
+    """machine-id(5); empty on a machine without one."""
+    try:
+        return _MACHINE_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _now() -> float:

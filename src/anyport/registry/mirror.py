@@ -13,8 +13,9 @@ one, then
   definition, host or listener is no wish to withdraw it, and withdrawing cuts
   connections.
 
-The mirror also tells when everything is gone (an emptied store); what to make
-of that is its consumers' business.
+When everything is gone the mirror tells that too. `emptied` says whether
+somebody deleted it or the store has lost it; what to make of that is its
+consumers' business.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from contextlib import aclosing
 from anyport.errors import RegistryError
 from anyport.model import Cluster
 from anyport.registry.base import Change, Deleted, Entry, Listing, Registry
-from anyport.registry.keys import PREFIX, CandidacyKey, ClaimKey, Key, parse
+from anyport.registry.keys import PREFIX, CandidacyKey, ClaimKey, DefinitionKey, Key, parse
 from anyport.registry.tables import Tables
 from anyport.registry.touched import Subscription, Touched
 from anyport.registry.values import Noun, decode
@@ -68,6 +69,12 @@ class Mirror:
         """Whether there was a complete listing; before it the cluster is not known."""
         self.stale_since: float | None = clock()
         """When the registry was lost, by `clock`; None: what is shown is current."""
+        self.emptied = False
+        """Whether the definitions were lost with their store, not deleted; till there is one.
+
+        The store has gone back to an earlier revision (a new or restored data
+        directory) and has none. Hosts may be in it again: they say so themselves.
+        """
 
     @property
     def connected(self) -> bool:
@@ -114,10 +121,17 @@ class Mirror:
         if self.stale_since is not None:
             log.info("registry: %d keys listed", len(listing.entries))
         self.stale_since = None
+        self._note_emptied(listing)
         gone = self._entries.keys() - {entry.key for entry in listing.entries}
         changes: list[Change] = [Deleted(key) for key in gone]
         changes += (e for e in listing.entries if self._entries.get(e.key) != e)
         self._apply(changes, listing.revision)
+
+    def _note_emptied(self, listing: Listing) -> None:
+        went_back = listing.revision < self.cluster.revision
+        if went_back and self.cluster.definitions and not any(map(_is_definition, listing.entries)):
+            log.error("registry: the store was emptied: it has no definition any more")
+            self.emptied = True
 
     def _lost(self, error: RegistryError) -> None:
         if self.stale_since is None:
@@ -130,6 +144,8 @@ class Mirror:
             self._apply_one(change, touched)
         self.cluster = self._tables.cluster(revision)
         self.listed = True
+        if self.cluster.definitions:
+            self.emptied = False
         if touched:
             for subscription in self._subscriptions:
                 subscription.add(touched)
@@ -162,6 +178,10 @@ class Mirror:
             return None
         self._unreadable.discard(entry.key)
         return noun
+
+
+def _is_definition(entry: Entry) -> bool:
+    return isinstance(parse(entry.key), DefinitionKey)
 
 
 def _keeps_last_good(key: Key, old: Entry | None, new: Entry) -> bool:

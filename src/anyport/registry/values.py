@@ -72,7 +72,6 @@ class _Host(_Versioned, frozen=True):
     weight: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 100
     state: HostState = HostState.ACTIVE
     since: float = 0.0
-    heartbeat: _Count = 0
     instance: _Word = ""
 
 
@@ -164,8 +163,8 @@ def _mirror(noun: Noun) -> _Versioned:
     match noun:
         case Definition():
             return _definition_mirror(noun)
-        case Host(_, address, weight, state, since, heartbeat, instance):
-            return _Host(VERSION, str(address), weight, state, since, heartbeat, instance)
+        case Host(_, address, weight, state, since, instance):
+            return _Host(VERSION, str(address), weight, state, since, instance)
         case Listener():
             return _Listener(VERSION, noun.specific, _text(noun.user), _text(noun.process))
         case Claim(block):
@@ -212,7 +211,7 @@ def _host(name: str, said: _Host) -> Host:
     address = ip_address(said.address)
     if address.is_unspecified or address.is_multicast:
         raise ValueError(f"address {address}: not one of a host")
-    return Host(name, address, said.weight, said.state, said.since, said.heartbeat, said.instance)
+    return Host(name, address, said.weight, said.state, said.since, said.instance)
 
 
 def _claim(host: str, vip: Address, first: int, said: _Claim, create_revision: int) -> Claim:
