@@ -197,10 +197,11 @@ class Blocks:
 
     def _next(self, definition: Definition, size: int) -> PortBlock | None:
         cluster = self._mirror.cluster
+        listening = (port for _, port in cluster.listeners.get(definition.vip, {}))
         return rules.next_block(
             definition,
             cluster.claims.values(),
-            {port for _, port in cluster.listeners.get(definition.vip, {})} | self._refused(),
+            chain(listening, self._refused()),  # looked at only if any port may be free
             host=self._host,
             size=size,
             first=self._policy.first,
