@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
 from anyport.decide.blocks import handout_blocks, next_block
-from anyport.decide.counts import affected, listener, listeners, notifications
+from anyport.decide.counts import listeners, notifications
 from anyport.decide.routes import BlockIndex, route, routes
 from anyport.decide.tables import NO_HOP, Hop, HostRow, Path, Sizes, Tables, plan, replacing
 from anyport.model import (
@@ -202,16 +202,13 @@ class PureCluster:
     # ---- agent and distributor, inside ----
 
     def _evaluate(self, machine: Machine, socket: Socket) -> None:
-        """One event: only the listeners that it can change."""
-        for key in affected(self.definitions.values(), socket):
-            beside = (
-                s for s in machine.seen.values() if (s.protocol, s.port) == (key.protocol, key.port)
-            )
-            blocks = self.own_blocks(machine.name).get(key.vip, [])
-            made = listener(machine.name, self.definitions[key.vip], beside, blocks, str)
-            want = {key: made} if made else {}
-            have = {key: machine.notified[key]} if key in machine.notified else {}
-            self._notify(machine, notifications(have, want))
+        """One event: only the listeners of its port, as the agent does."""
+        port = (socket.protocol, socket.port)
+        beside = [s for s in machine.seen.values() if (s.protocol, s.port) == port]
+        own = self.own_blocks(machine.name)
+        want = listeners(machine.name, self.definitions.values(), beside, own, str)
+        have = {k: v for k, v in machine.notified.items() if (k.protocol, k.port) == port}
+        self._notify(machine, notifications(have, want))
 
     def _evaluate_all(self, machine: Machine) -> None:
         want = listeners(
