@@ -34,6 +34,7 @@ def run(lab: Lab, settings: Settings) -> subprocess.CompletedProcess[str]:
     [
         ({"daemon": {"cgroup": "/nowhere"}}, "daemon.cgroup '/nowhere': no cgroup2 directory"),
         ({"daemon": {"cgroup": "/etc"}}, "daemon.cgroup '/etc': no cgroup2 directory"),
+        ({"daemon": {"pins": "/proc"}}, "daemon.pins '/proc': a mount point"),
         ({"daemon": {"socket": "/run"}}, "daemon.socket '/run': a directory"),
         (
             {"host": {"interface": "eth9"}},

@@ -67,11 +67,12 @@ def test_vip_is_added_once_and_deleted_once() -> None:
     awaited(body)
 
 
-def test_a_wider_prefix_and_loopback_are_no_vips() -> None:
+def test_what_others_put_on_lo_is_no_vip_of_ours() -> None:
     async def body() -> None:
         ip("link set lo up")
-        ip("addr add 127.0.0.7/32 dev lo")
         ip("addr add 198.51.100.1/24 dev lo")
+        ip(f"addr add {VIP}/32 dev lo")
+        assert await netlink.add_vip(VIP) is False
         assert await netlink.vips_on_lo() == set()
 
     awaited(body)
@@ -86,6 +87,10 @@ def test_interface_gives_index_mac_and_addresses() -> None:
         assert found.index == socket.if_nametoindex("lan0")
         assert found.addresses == {IPv4Address("10.0.0.1")}
         assert found.networks == {ip_network("10.0.0.0/24")}
+        assert not found.up
+        ip("link set lan0 up")
+        ip("link set other up")
+        assert (await netlink.interface("lan0")).up
 
     awaited(body)
 
@@ -159,24 +164,32 @@ def test_a_probe_tells_nobody_an_address() -> None:
     assert awaited(body) == head + mac + bytes(4) + bytes(6) + VIP.packed
 
 
-def test_sysctls_are_set_and_restored() -> None:
+def test_sysctls_are_set_and_restored(tmp_path: Path) -> None:
+    memory = tmp_path / "sysctls.json"
+
     def body() -> None:
         before = {name: sysctl.read(name) for name, _, _ in sysctl.wanted("lo")}
-        replaced = sysctl.set_sysctls("lo")
+        sysctl.restore_sysctls(memory)
+        sysctl.set_sysctls("lo", memory)
         assert sysctl.read("ipv4/conf/all/arp_ignore") == "1"
         assert sysctl.read("ipv4/conf/lo/arp_announce") == "2"
         assert sysctl.read("mptcp/allow_join_initial_addr_port") in (None, "0")
-        assert sysctl.set_sysctls("lo") == {}
-        sysctl.restore_sysctls(replaced | {"ipv4/conf/gone0/arp_ignore": "0"})
+        Path("/proc/sys/net/ipv4/conf/all/arp_ignore").write_text("3")
+        sysctl.set_sysctls("lo", memory)
+        remembered = memory.read_text().replace("conf/lo/arp_ignore", "conf/gone0/arp_ignore", 1)
+        memory.write_text(remembered)
+        Path("/proc/sys/net/ipv4/conf/lo/arp_ignore").write_text("0")
+        sysctl.restore_sysctls(memory)
         assert {name: sysctl.read(name) for name in before} == before
+        assert not memory.exists()
 
     in_new_namespace(body)
 
 
-def test_a_stricter_arp_setting_is_left_alone() -> None:
+def test_a_stricter_arp_setting_is_left_alone(tmp_path: Path) -> None:
     def body() -> None:
         Path("/proc/sys/net/ipv4/conf/all/arp_ignore").write_text("2")
-        assert "ipv4/conf/all/arp_ignore" not in sysctl.set_sysctls("lo")
+        sysctl.set_sysctls("lo", tmp_path / "sysctls.json")
         assert sysctl.read("ipv4/conf/all/arp_ignore") == "2"
 
     in_new_namespace(body)

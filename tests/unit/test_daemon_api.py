@@ -35,7 +35,7 @@ async def asked(path: Path, ask: Any, status: Any = None) -> Any:
 def test_a_fault_is_one_line_for_the_client_and_a_traceback_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def faulty() -> dict[str, Any]:
+    async def faulty() -> dict[str, Any]:
         raise IndexError("far out")
 
     with (

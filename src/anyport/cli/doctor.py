@@ -13,7 +13,7 @@ import click
 
 from anyport.cli.options import config_option, config_path, json_option
 from anyport.cli.tables import print_json, print_rows
-from anyport.errors import ConfigError
+from anyport.errors import AnyportError, ConfigError
 
 if TYPE_CHECKING:
     from anyport.config import Config, DaemonConfig
@@ -48,6 +48,7 @@ def _findings() -> Iterator[Finding]:
     yield from features.host_findings(interface, Path(_daemon(config).pins))
     if config is None or not config.registry.endpoints:
         yield _etcd()
+    yield _health(_daemon(config))
 
 
 def _config() -> tuple[Config | None, Finding]:
@@ -73,6 +74,19 @@ def _etcd() -> Finding:
     where = shutil.which("etcd")
     remedy = "apt install etcd-server, or name [registry] endpoints"
     return Finding("etcd", where is not None, True, where or "no endpoints configured", remedy)
+
+
+def _health(config: DaemonConfig) -> Finding:
+    """What only a running daemon can check: its VIPs on lo, its programs where they were put."""
+    from anyport.client import Client
+    from anyport.kernel.features import Finding
+
+    remedy = "start `anyport run`; what it complains of it says itself"
+    try:
+        found = Client(config.socket, wait_seconds=5).get("status")
+    except AnyportError as error:
+        return Finding("daemon", False, False, str(error), remedy)
+    return Finding("daemon healthy", found["healthy"], False, "; ".join(found["problems"]), remedy)
 
 
 def _row(finding: Finding) -> dict[str, str]:

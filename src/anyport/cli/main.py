@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from anyport import __version__
-from anyport.cli import doctor, lab, run, show, vip
+from anyport.cli import detach, doctor, lab, run, show, vip
 from anyport.cli.options import config_option
 from anyport.errors import AnyportError
 
@@ -27,6 +27,7 @@ def cli() -> None:
 
 for command in (
     run.run,
+    detach.detach,
     vip.vip,
     show.hosts,
     show.listeners,

@@ -27,7 +27,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 def application(
     rows: Rows,
     operator: Operator,
-    status: Callable[[], dict[str, Any]],
+    status: Callable[[], Awaitable[dict[str, Any]]],
     metrics: CollectorRegistry,
 ) -> Starlette:
     async def vips(request: Request) -> Response:
@@ -58,6 +58,9 @@ def application(
 
         return show
 
+    async def show_status(request: Request) -> Response:
+        return JSONResponse(await status())
+
     async def expose(request: Request) -> Response:
         return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
 
@@ -73,7 +76,7 @@ def application(
             Route("/v1/ports", noun(rows.ports)),
             Route("/v1/connections", noun(rows.connections)),
             Route("/v1/blocks", noun(lambda _: rows.blocks())),
-            Route("/v1/status", noun(lambda _: status())),
+            Route("/v1/status", show_status),
             Route("/metrics", expose),
         ],
         exception_handlers={AnyportError: _error, Exception: _fault},

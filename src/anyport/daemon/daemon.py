@@ -114,7 +114,7 @@ class Daemon:
         config = self._config
         server_socket = state.listen_unix(Path(config.daemon.socket))
         await self._membership.join(self._describe)
-        set_sysctls(config.host.interface)
+        set_sysctls(config.host.interface, state.sysctls(config))
         pins = Path(config.daemon.pins)
         listen = ListenKernel.attach(self._cgroup(), pins)
         packets = DistributorKernel.attach(
@@ -139,7 +139,7 @@ class Daemon:
         for task in (self._publisher.run(), agent.run(), distributor.run()):
             self._spawn(task)
         rows = Rows(self._mirror.cluster, agent, distributor)
-        status = Status(config, self._mirror, self._publisher, agent, distributor)
+        status = Status(config, self._mirror, self._publisher, agent, distributor, packets)
         metrics = collector(self._mirror, agent, distributor, listen, packets)
         operator = Operator(self._registry, self._mirror, self._interface)
         app = application(rows, operator, status.row, metrics)

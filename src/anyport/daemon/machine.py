@@ -16,8 +16,7 @@ from anyport.kernel.netlink import Interface
 
 async def check(config: Config, path: Path) -> Interface:
     """The LAN interface. Raises ConfigError: one line that names file (`path`), key and remedy."""
-    for complaint in _complaints(config):
-        raise ConfigError(f"{path}: {complaint}")
+    check_places(config, path)
     try:
         interface = await netlink.interface(config.host.interface)
     except KernelError as error:
@@ -33,6 +32,12 @@ async def check(config: Config, path: Path) -> Interface:
     return interface
 
 
+def check_places(config: Config, path: Path) -> None:
+    """Whether what [daemon] names is there and is of the right kind. Raises ConfigError."""
+    for complaint in _complaints(config):
+        raise ConfigError(f"{path}: {complaint}")
+
+
 def _complaints(config: Config) -> list[str]:
     daemon = config.daemon
     complaints = []
@@ -42,4 +47,9 @@ def _complaints(config: Config) -> list[str]:
         )
     if Path(daemon.socket).is_dir():
         complaints.append(f"daemon.socket {daemon.socket!r}: a directory; name a file in it")
+    if Path(daemon.pins).is_mount():
+        complaints.append(
+            f"daemon.pins {daemon.pins!r}: a mount point, so others' pins may be in it;"
+            " name a directory of anyport's own beneath it"
+        )
     return complaints

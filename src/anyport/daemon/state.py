@@ -9,6 +9,7 @@ import os
 import socket
 from pathlib import Path
 
+from anyport.config import Config
 from anyport.errors import AnyportError
 
 
@@ -18,6 +19,16 @@ def private_directory(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise AnyportError(f"{path}: {error.strerror}") from None
+
+
+def sysctls(config: Config) -> Path:
+    """Where the values that ours replaced are kept."""
+    return Path(config.daemon.state) / "sysctls.json"
+
+
+def reserved_ports(config: Config) -> Path:
+    """Where the agent keeps which ports it has reserved."""
+    return Path(config.daemon.state) / "reserved_ports.json"
 
 
 def lock(directory: Path) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 from typing import Any
 
 from anyport import __version__
@@ -11,6 +12,9 @@ from anyport.agent.agent import Agent
 from anyport.agent.definitions import present_distributor
 from anyport.config import Config
 from anyport.distributor.distributor import Distributor
+from anyport.errors import KernelError
+from anyport.kernel import netlink
+from anyport.kernel.distribute import DistributorKernel
 from anyport.model.definition import Address
 from anyport.registry.mirror import Mirror
 from anyport.registry.publisher import Publisher
@@ -24,15 +28,17 @@ class Status:
         publisher: Publisher,
         agent: Agent,
         distributor: Distributor,
+        packets: DistributorKernel,
     ) -> None:
         self._config = config
         self._mirror = mirror
         self._publisher = publisher
         self._agent = agent
         self._distributor = distributor
+        self._packets = packets
 
-    def row(self) -> dict[str, Any]:
-        problems = self._problems()
+    async def row(self) -> dict[str, Any]:
+        problems = [*self._problems(), *await self._kernel_problems()]
         cluster = self._mirror.cluster
         vips = [self._vip(vip) for vip in cluster.definitions]
         return {
@@ -87,3 +93,27 @@ class Status:
             if present_distributor(self._mirror.cluster, vip) is None:
                 problems.append(f"vip {vip}: no host distributes it")
         return problems
+
+    async def _kernel_problems(self) -> list[str]:
+        """What somebody else took away, as the kernel has it now."""
+        host = self._config.host
+        try:
+            lan = await netlink.interface(host.interface)
+            on_lo = (await netlink.interface("lo")).addresses
+        except KernelError as error:
+            return [str(error)]
+        told = self._agent.problems
+        absent = [v for v in self._agent.hosted if v not in on_lo and f"vip {v}" not in told]
+        checks = [
+            (lan.up, f"interface {lan.name}: down, or without a carrier"),
+            (
+                ip_address(host.address) in lan.addresses,
+                f"interface {lan.name}: it has lost host.address {host.address}",
+            ),
+            (
+                self._packets.attached(),
+                f"interface {lan.name}: the packet program is not attached; restart anyport",
+            ),
+            *((False, f"vip {vip}: not on lo; it comes back within a minute") for vip in absent),
+        ]
+        return [problem for holds, problem in checks if not holds]

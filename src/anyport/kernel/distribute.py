@@ -15,7 +15,7 @@ from pathlib import Path
 from anyport.decide.rows import Family, Hop, HostRow, RouteRow, SelectionRow
 from anyport.errors import KernelError
 from anyport.kernel import abi, clsact, loader
-from anyport.kernel.libbpf import NOEXIST, AttachType, Map, MapType, Object, Program
+from anyport.kernel.libbpf import NOEXIST, AttachType, Link, Map, MapType, Object, Program
 from anyport.model import PortKey, Protocol
 from anyport.model.definition import UDP_IDLE_SECONDS, Address
 
@@ -102,6 +102,16 @@ class DistributorKernel:
         loader.detach(self._link_pin)
         clsact.detach(self._interface_index)
         loader.unpin(self._pins, _MAPS)
+
+    def attached(self) -> bool:
+        """Whether the program is still at the interface: another may have replaced that one."""
+        if not self._link_pin.exists():
+            return True  # clsact: there is no link to ask
+        link = Link.open_pinned(self._link_pin)
+        try:
+            return link.target == self._interface_index
+        finally:
+            link.close()
 
     # ---- VIPs ----
 
@@ -224,7 +234,7 @@ class DistributorKernel:
 
     @property
     def _link_pin(self) -> Path:
-        return self._pins / "links" / "distribute"
+        return loader.link_pin(self._pins, "distribute")
 
     def _attach(self) -> None:
         try:

@@ -152,7 +152,7 @@ def _require_layout(pointer: Any, name: str, path: Path) -> None:
             if have != want and not (want == 0 and pinned.type == MapType.RINGBUF):
                 raise KernelError(
                     f"pinned map {path} has {field} {have}, this version of {name} needs {want}: "
-                    f"it is another version's; remove it"
+                    f"it is another version's; `anyport detach` removes it, and what is attached"
                 )
     finally:
         pinned.close()

@@ -84,6 +84,10 @@ def detach(pin: Path) -> None:
         pin.unlink()
 
 
+def link_pin(pins: Path, name: str) -> Path:
+    return pins / "links" / name
+
+
 def unpin(pins: Path, names: Iterable[str]) -> None:
     """Removes the maps' pins. Absent: success."""
     for name in names:
@@ -91,11 +95,14 @@ def unpin(pins: Path, names: Iterable[str]) -> None:
 
 
 def remove_pins(pins: Path) -> None:
-    """All that is pinned beneath `pins`, with the attachments. Absent: success."""
+    """`pins` with all that is pinned beneath it, and the attachments. Absent: success."""
+    if not pins.is_dir():
+        return
     for pin in (pins / "links").glob("*"):
         detach(pin)
-    for path in (path for path in pins.glob("*") if path.suffix != ".debug"):  # the kernel's own
+    for path in pins.glob("*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    pins.rmdir()
 
 
 def _adopted(pin: Path, identity: int) -> Link | None:

@@ -23,6 +23,9 @@ from anyport.kernel import arp
 from anyport.model.definition import Address
 
 _LO = 1  # loopback is the first interface of every network namespace
+_LABEL = "lo:anyport"  # tells our VIPs on `lo` from other people's; `ip address` shows it
+_UP = 0x1 | 0x10000  # IFF_UP, IFF_LOWER_UP
+
 Network = IPv4Network | IPv6Network
 
 
@@ -31,6 +34,7 @@ class Interface:
     """`mac` is its 6 bytes; `addresses` are those set on it.
 
     `networks`: those that they are in and that have other addresses than hosts'.
+    `up`: administratively, and it has a carrier.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Interface:
     mac: bytes
     addresses: frozenset[Address]
     networks: frozenset[Network] = frozenset()
+    up: bool = True
 
 
 async def interface(name: str) -> Interface:
@@ -50,7 +55,8 @@ async def interface(name: str) -> Interface:
         found = [a async for a in await netlink.addr("dump", index=index)]
     mac = bytes.fromhex((links[name].get("address") or "").replace(":", ""))
     addresses = frozenset(map(_address, found))
-    return Interface(name, index, mac, addresses, frozenset(_networks(found)))
+    up = links[name]["flags"] & _UP == _UP
+    return Interface(name, index, mac, addresses, frozenset(_networks(found)), up)
 
 
 async def add_vip(vip: Address) -> bool:
@@ -64,11 +70,10 @@ async def delete_vip(vip: Address) -> bool:
 
 
 async def vips_on_lo() -> frozenset[Address]:
-    """Every single address (/32, /128) on `lo` but the loopback ones."""
+    """Those that `add_vip` put there, in whatever life of the daemon."""
     async with _netlink("addresses of lo") as netlink:
         entries = [a async for a in await netlink.addr("dump", index=_LO)]
-    singles = [a for a in map(_single, entries) if a is not None]
-    return frozenset(a for a in singles if not a.is_loopback)
+    return frozenset(_address(a) for a in entries if a.get("label") == _LABEL)
 
 
 async def address_owner(address: Address) -> str | None:
@@ -110,9 +115,12 @@ async def _netlink(what: str) -> AsyncIterator[Any]:
 
 
 async def _change(command: str, vip: Address, settled: int) -> bool:
+    address: dict[str, Any] = {"address": str(vip), "prefixlen": vip.max_prefixlen}
+    if vip.version == 4:  # IPv6 has no labels
+        address["label"] = _LABEL
     try:
         async with _netlink(f"{command} {vip} on lo") as netlink:
-            await netlink.addr(command, index=_LO, address=str(vip), prefixlen=vip.max_prefixlen)
+            await netlink.addr(command, index=_LO, **address)
     except KernelError as error:
         if error.errno != settled:
             raise
@@ -131,11 +139,6 @@ def _networks(entries: Iterable[Any]) -> Iterator[Network]:
         network = ip_network((entry.get("address"), entry["prefixlen"]), strict=False)
         if network.num_addresses > 2:
             yield network
-
-
-def _single(entry: Any) -> Address | None:
-    address = _address(entry)
-    return address if entry["prefixlen"] == address.max_prefixlen else None
 
 
 def _words(names: Any) -> str:

@@ -44,25 +44,29 @@ def wanted(interface: str) -> list[Wanted]:
     return [*settings, ("mptcp/allow_join_initial_addr_port", frozenset({"0"}), "0")]
 
 
-def set_sysctls(interface: str) -> dict[str, str]:
-    """Sets what `wanted` says; returns the values that were replaced, for `restore_sysctls`.
+def set_sysctls(interface: str, memory: Path) -> None:
+    """Sets what `wanted` says; what it replaces is kept in `memory`, for `restore_sysctls`.
 
     A setting that this kernel lacks (MPTCP not built in) is skipped. Raises KernelError.
     """
-    replaced = {}
     for name, good, value in wanted(interface):
         current = read(name)
         if current is not None and current not in good:
+            # Before the sysctl, as a crash between the two would forget it. The
+            # first value of this boot is the one that was there before us.
+            _remember(memory, {name: current} | _recall(memory))
             _write(name, value)
-            replaced[name] = current
-    return replaced
 
 
-def restore_sysctls(replaced: Mapping[str, str]) -> None:
-    """Writes old values back; one whose interface has gone is skipped. Raises KernelError."""
-    for name, value in replaced.items():
+def restore_sysctls(memory: Path) -> None:
+    """Writes old values back, as far as known; one whose interface has gone is skipped.
+
+    Raises KernelError.
+    """
+    for name, value in _recall(memory).items():
         if read(name) is not None:
             _write(name, value)
+    memory.unlink(missing_ok=True)
 
 
 def read(name: str) -> str | None:
@@ -104,15 +108,28 @@ class ReservedPorts:
 
     def _ours(self) -> set[int]:
         try:
-            memory = json.loads(self._memory.read_text())
-            return _ports(memory["ports"]) if memory["boot"] == _boot() else set()
-        except (OSError, ValueError, KeyError, TypeError):
+            return _ports(_recall(self._memory).get("ports", ""))
+        except ValueError:
             return set()
 
     def _remember(self, ports: set[int]) -> None:
-        written = self._memory.with_suffix(".new")
-        written.write_text(json.dumps({"boot": _boot(), "ports": _text(ports)}))
-        written.replace(self._memory)
+        _remember(self._memory, {"ports": _text(ports)})
+
+
+def _recall(memory: Path) -> dict[str, str]:
+    """What was remembered in this boot; after the next all sysctls start afresh."""
+    try:
+        found = json.loads(memory.read_text())
+        boot = found.pop("boot")
+        return {str(k): str(v) for k, v in found.items()} if boot == _boot() else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _remember(memory: Path, what: Mapping[str, str]) -> None:
+    written = memory.with_suffix(".new")
+    written.write_text(json.dumps({"boot": _boot(), **what}))
+    written.replace(memory)
 
 
 def _write(name: str, value: str) -> None:
