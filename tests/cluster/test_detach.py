@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -29,10 +31,18 @@ def problems(cluster: LabCluster) -> list[str]:
     return list(cluster.noun("status")["problems"])
 
 
+def doctor(cluster: LabCluster) -> list[dict[str, Any]]:
+    findings: list[dict[str, Any]] = json.loads(cluster.anyport("host1", "doctor", "--json").stdout)
+    return findings
+
+
 def test_status_says_what_somebody_took_away(cluster: LabCluster) -> None:
     assert problems(cluster) == []
     cluster.run("host1", "ip", "address", "del", f"{VIP}/32", "dev", "lo")
     assert any(f"vip {VIP}: not on lo" in problem for problem in problems(cluster))
+    [found] = [f for f in doctor(cluster) if f["check"] == "daemon healthy"]
+    assert found["found"] is False
+    assert f"vip {VIP}: not on lo" in found["detail"]
     cluster.run("host1", "ip", "address", "add", f"{VIP}/32", "dev", "lo", "label", "lo:anyport")
     assert problems(cluster) == []
     cluster.run("host1", "ip", "link", "set", "eth0", "down")
