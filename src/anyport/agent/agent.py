@@ -126,6 +126,10 @@ class Agent:
 
         The kernel refuses leaks from before a VIP is on `lo` until after it has gone (R8).
         """
+        if self._mirror.emptied:
+            self._problem("registry", "the store was emptied; what is in force stays")
+            return
+        self.problems.pop("registry", None)
         before = self.hosted
         self.hosted, refused = effective(self._mirror.cluster, self.host, before)
         for vip, why in refused.items():
@@ -133,6 +137,8 @@ class Agent:
         await self._remove_vips(before.keys() - self.hosted.keys())
         self._blocks.resolve(self.hosted)
         reprogrammed = self._program()
+        for vip in self.hosted.keys() - before.keys():
+            self.pools.adopt(vip)  # sockets may hold ports of it from before it went
         if reprogrammed:
             await self._add_vips(self.hosted)
         self._reserved.reserve(
@@ -259,6 +265,10 @@ class Agent:
             if not self._sockets[port]:
                 del self._sockets[port]
         return port
+
+    def is_ready(self, vip: Address) -> bool:
+        """Whether the VIP is served here, bind(VIP, 0) included if its ports leave any room."""
+        return vip in self.hosted and (self.pools.free(vip) > 0 or vip in self._blocks.full)
 
     # ---- telling the distributor ----
 

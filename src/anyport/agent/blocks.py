@@ -50,6 +50,8 @@ class Blocks:
         self._own: dict[Address, tuple[PortBlock, ...]] = {}
         self._claimed_here: set[PortBlock] = set()
         self._exhausted: set[Address] = set()
+        self.full: set[Address] = set()
+        """VIPs on which no further block fits."""
         self._rest = config.blocks.rest
         self._departed: dict[Claim, float] = {}  # when it was first seen so, or last not vacant
         self._clock = asyncio.get_running_loop().time
@@ -164,10 +166,11 @@ class Blocks:
             return
         block = self._next(definition, size)
         if block is None:
-            if vip not in self._exhausted:
+            if vip not in self.full:
                 log.warning("vip %s: no room for another port block; free ports: %d", vip, free)
-                self._exhausted.add(vip)
+            self.full.add(vip)
             return
+        self.full.discard(vip)
         self._claimed_here.add(block)
         claim = Claim(block, self._host, 0)
         key = str(ClaimKey(self._host, vip, block.first))

@@ -94,12 +94,16 @@ class Rows:
         self, vip: Address, definition: Definition, counted: Counter[tuple[Any, ...]]
     ) -> list[Row]:
         known_here = vip in self._distributor.offices
-        listening = self._cluster.listeners.get(vip, {})
+        distributing = present_distributor(self._cluster, vip)
+        refused = distributing.refused if distributing else ()
+        blocks = route_rules.block_index(self._cluster, vip, refused)
+        hosts = self._cluster.hosts
         rows = []
-        for key, route in sorted(route_rules.routes(self._cluster, definition).items()):
-            if key not in listening:
-                continue  # a leased port that nothing listens on yet
+        for key, by_host in sorted(self._cluster.listeners.get(vip, {}).items()):
             protocol, port = key
+            route = route_rules.route(key, by_host, definition, hosts, blocks.owner(port))
+            if route is None:
+                continue  # notified under a definition that holds no more
             rows.append(
                 {
                     "vip": str(vip),

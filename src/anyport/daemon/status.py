@@ -69,7 +69,7 @@ class Status:
             "distributor": distributing.host if distributing else None,
             "distributing_here": vip in self._distributor.offices,
             "free_ports": free,
-            "ready": holds and (not concerned or (vip in self._agent.hosted and free > 0)),
+            "ready": holds and (not concerned or self._agent.is_ready(vip)),
         }
 
     def _stale_seconds(self) -> float:

@@ -120,6 +120,8 @@ class Distributor:
             await self._react(touched)
 
     async def _react(self, touched: Touched) -> None:
+        if self._mirror.emptied:
+            return  # no wish of the operator's: the agent reports it
         if touched.definitions:
             self._stand()
             for vip in touched.definitions - self._mirror.cluster.definitions.keys():
