@@ -242,6 +242,8 @@ enum verdict {
 	VERDICT_NOT_OURS, /* passed up: not for a VIP of this host */
 	VERDICT_ARP_REPLIED,
 	VERDICT_ARP_IGNORED,
+	VERDICT_NDP_REPLIED,
+	VERDICT_NDP_IGNORED,
 	VERDICT_FENCED,	     /* another host announced the VIP: passed up */
 	VERDICT_ESTABLISHED, /* known connection, to its target */
 	VERDICT_UNIQUE,

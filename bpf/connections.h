@@ -9,8 +9,7 @@
 #include "flow_hash.h"
 #include "maps.h"
 #include "parse.h"
-
-#define NO_SLOT MAX_HOSTS
+#include "selection.h"
 
 #define LIVELY_NS (60ULL * 1000 * 1000 * 1000)
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * From bytes to `struct packet`. Nothing here knows the hook: `struct frame`
- * is all that TC and XDP have to provide. Reads nothing beyond `end`, and
- * believes no length that the packet states about itself.
+ * From bytes to `struct packet`. Nothing here knows the hook: `struct frame`,
+ * reach() and load() are all that TC and XDP have to provide. Reads nothing
+ * beyond `end`, and believes no length that the packet states about itself.
  */
 #ifndef ANYPORT_PARSE_H
 #define ANYPORT_PARSE_H
@@ -12,6 +12,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include <bpf/bpf_endian.h>
@@ -20,44 +21,37 @@
 
 #define IPV4_FRAGMENT 0x3fff /* MF and the offset; not DF, not the reserved bit */
 
-/* RFC 826; <linux/if_arp.h> does not compile for BPF. */
-#define ARPHRD_ETHER  1
-#define ARPOP_REQUEST 1
-#define ARPOP_REPLY   2
+#define FIRST_BYTES  (sizeof(struct ethhdr) + sizeof(struct ipv6hdr)) /* ARP is shorter */
+#define LONGEST_IPV4 60
 
 struct frame {
-	void *data; /* the Ethernet header */
-	void *end;  /* of what is readable */
+	void *context; /* the hook's, for load() */
+	void *data;    /* the Ethernet header */
+	void *end;     /* of what is readable at `data` */
 	__u32 length;
 	bool gso;
+	bool tagged; /* in a VLAN: the tag is beside the frame, not in it */
 };
 
-/* Ethernet and IPv4 ARP as one, RFC 826. */
-struct arp_frame {
-	struct ethhdr ethernet;
-	__be16 hardware_type;
-	__be16 protocol_type;
-	__u8 hardware_length;
-	__u8 protocol_length;
-	__be16 operation;
-	__u8 sender_mac[ETH_ALEN];
-	__be32 sender;
-	__u8 target_mac[ETH_ALEN];
-	__be32 target;
-} __attribute__((packed));
+/* By the hook: the first `need` bytes readable at `data`, as far as the frame has them. */
+static __always_inline void reach(struct frame *frame, __u32 need);
+
+/* By the hook: a copy of bytes that may lie anywhere. False: the frame ends before. */
+static __always_inline bool load(const struct frame *frame, __u32 offset, void *to, __u32 size);
 
 struct packet {
 	struct flow flow;
-	__u32 header; /* bytes of the IPv4 header, as it says */
-	__u32 total;  /* bytes of the IPv4 packet, as it says */
-	__u8 version;
-	__u8 ttl;
+	__u32 header; /* bytes before the transport header; IPv4: as the packet says */
+	__u32 total;  /* bytes of the IP packet, as it says */
+	__u8 family;  /* enum family */
+	__u8 version; /* what stands in the packet: must be that of the family */
+	__u8 ttl;     /* hop limit */
 	__u8 ip_protocol;
 	bool fragment;
-	__be16 ttl_word; /* TTL and protocol: the 16 bits the checksum sees */
+	bool opens;	 /* a SYN, or any datagram: may begin a connection */
+	bool closes;	 /* FIN or RST */
+	__be16 ttl_word; /* IPv4's TTL and protocol: the 16 bits the checksum sees */
 	__be16 check;
-	bool opens;  /* a SYN, or any datagram: may begin a connection */
-	bool closes; /* FIN or RST */
 };
 
 static __always_inline void v4_mapped(struct address *address, __be32 v4)
@@ -68,12 +62,15 @@ static __always_inline void v4_mapped(struct address *address, __be32 v4)
 	address->words[3] = v4;
 }
 
-/* 0 if there is no Ethernet header. A VLAN tag is a type of its own, never IPv4 or ARP. */
-static __always_inline __u16 ether_type(const struct frame *frame)
+static __always_inline bool is_v4_mapped(const struct address *address)
 {
-	struct ethhdr *ethernet = frame->data;
+	return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
+}
 
-	return (void *)(ethernet + 1) > frame->end ? 0 : bpf_ntohs(ethernet->h_proto);
+static __always_inline bool same_address(const struct address *a, const struct address *b)
+{
+	return a->words[0] == b->words[0] && a->words[1] == b->words[1] &&
+	       a->words[2] == b->words[2] && a->words[3] == b->words[3];
 }
 
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
@@ -82,18 +79,28 @@ static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 	       a[5] == b[5];
 }
 
-/* NULL unless it is ARP for IPv4 on Ethernet, complete. */
-static __always_inline struct arp_frame *parse_arp(const struct frame *frame)
+/*
+ * 0 if there is no Ethernet header. A frame in a VLAN is its VLAN interface's:
+ * 0 as well, and a tag in the frame is a type of its own, never IP or ARP.
+ */
+static __always_inline __u16 ether_type(const struct frame *frame)
 {
-	struct arp_frame *arp = frame->data;
+	struct ethhdr *ethernet = frame->data;
 
-	if ((void *)(arp + 1) > frame->end)
-		return NULL;
-	if (arp->hardware_type != bpf_htons(ARPHRD_ETHER) ||
-	    arp->protocol_type != bpf_htons(ETH_P_IP) || arp->hardware_length != ETH_ALEN ||
-	    arp->protocol_length != sizeof(__be32))
-		return NULL;
-	return arp;
+	if (frame->tagged || (void *)(ethernet + 1) > frame->end)
+		return 0;
+	return bpf_ntohs(ethernet->h_proto);
+}
+
+/*
+ * The length that the packet states. BIG TCP: a GSO packet beyond 64 KiB states
+ * none (kernel: iph_totlen(), ipv6_payload_len()).
+ */
+static __always_inline __u32 stated_length(const struct frame *frame, __be16 stated, __u32 fixed)
+{
+	if (!stated && frame->gso)
+		return frame->length - sizeof(struct ethhdr);
+	return fixed + bpf_ntohs(stated);
 }
 
 /* Fills in what the fixed header says, unchecked; false if it is not there in full. */
@@ -105,12 +112,10 @@ static __always_inline bool parse_ipv4(const struct frame *frame, struct packet 
 		return false;
 	v4_mapped(&packet->flow.client, ip->saddr);
 	v4_mapped(&packet->flow.vip, ip->daddr);
+	packet->family = IPV4;
 	packet->version = ip->version;
 	packet->header = ip->ihl * 4;
-	packet->total = bpf_ntohs(ip->tot_len);
-	/* BIG TCP: a GSO packet beyond 64 KiB states no length (kernel: iph_totlen()). */
-	if (!packet->total && frame->gso)
-		packet->total = frame->length - sizeof(struct ethhdr);
+	packet->total = stated_length(frame, ip->tot_len, 0);
 	packet->fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT);
 	packet->ip_protocol = ip->protocol;
 	packet->ttl = ip->ttl;
@@ -120,25 +125,50 @@ static __always_inline bool parse_ipv4(const struct frame *frame, struct packet 
 }
 
 /*
- * Whether the lengths are possible. The header checksum is not verified,
+ * The same of IPv6. A v4-mapped address never travels (RFC 4291 2.5.5.2): as a
+ * destination it would pass for an IPv4 VIP.
+ */
+static __always_inline bool parse_ipv6(const struct frame *frame, struct packet *packet)
+{
+	struct ipv6hdr *ip = frame->data + sizeof(struct ethhdr);
+
+	if ((void *)(ip + 1) > frame->end)
+		return false;
+	__builtin_memcpy(&packet->flow.client, &ip->saddr, sizeof(struct address));
+	__builtin_memcpy(&packet->flow.vip, &ip->daddr, sizeof(struct address));
+	packet->family = IPV6;
+	packet->version = ip->version;
+	packet->header = sizeof(*ip);
+	packet->total = stated_length(frame, ip->payload_len, sizeof(*ip));
+	packet->ip_protocol = ip->nexthdr;
+	packet->ttl = ip->hop_limit;
+	return !is_v4_mapped(&packet->flow.vip);
+}
+
+/*
+ * Whether the lengths are possible. The header checksum of IPv4 is not verified,
  * although RFC 1812 5.2.2 asks it of routers: the TTL update below is
  * incremental (RFC 1624), so a wrong sum stays wrong and the target's stack,
  * like the local one, drops the packet. Nothing is hidden by leaving it out.
  */
-static __always_inline bool ipv4_sound(const struct frame *frame, const struct packet *packet)
+static __always_inline bool ip_sound(const struct frame *frame, const struct packet *packet)
 {
-	return packet->version == 4 && packet->header >= sizeof(struct iphdr) &&
-	       packet->total >= packet->header &&
+	if (packet->family == IPV4 && (packet->version != 4 || packet->header < 20))
+		return false;
+	if (packet->family == IPV6 && (packet->version != 6 || is_v4_mapped(&packet->flow.client)))
+		return false;
+	return packet->total >= packet->header &&
 	       packet->total <= frame->length - sizeof(struct ethhdr);
 }
 
-static __always_inline bool parse_tcp(const struct frame *frame, struct packet *packet,
-				      struct tcphdr *tcp)
-{
-	__u32 room = packet->total - packet->header;
+/* The fixed part of either transport header. */
+union transport {
+	struct tcphdr tcp;
+	struct udphdr udp;
+};
 
-	if ((void *)(tcp + 1) > frame->end)
-		return false;
+static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr *tcp, __u32 room)
+{
 	if (tcp->doff * 4 < sizeof(*tcp) || tcp->doff * 4 > room)
 		return false;
 	packet->flow.protocol = TCP;
@@ -149,13 +179,8 @@ static __always_inline bool parse_tcp(const struct frame *frame, struct packet *
 	return true;
 }
 
-static __always_inline bool parse_udp(const struct frame *frame, struct packet *packet,
-				      struct udphdr *udp)
+static __always_inline bool parse_udp(struct packet *packet, const struct udphdr *udp, __u32 room)
 {
-	__u32 room = packet->total - packet->header;
-
-	if ((void *)(udp + 1) > frame->end)
-		return false;
 	if (bpf_ntohs(udp->len) < sizeof(*udp) || bpf_ntohs(udp->len) > room)
 		return false;
 	packet->flow.protocol = UDP;
@@ -165,14 +190,36 @@ static __always_inline bool parse_udp(const struct frame *frame, struct packet *
 	return true;
 }
 
-/* The fixed part of the transport header; after ipv4_sound. False: malformed. */
-static __always_inline bool parse_transport(const struct frame *frame, struct packet *packet)
+/*
+ * Where the transport header lies; behind IPv6 extension headers, a copy: the
+ * verifier wants a bound on offsets into the frame. NULL: it is not there in full.
+ */
+static __always_inline const void *transport_of(struct frame *frame, const struct packet *packet,
+						union transport *copy, __u32 size)
 {
-	void *transport = frame->data + sizeof(struct ethhdr) + (packet->header & 0x3f);
+	__u32 offset = sizeof(struct ethhdr) + packet->header;
+	void *at;
 
-	if (packet->ip_protocol == IPPROTO_TCP)
-		return parse_tcp(frame, packet, transport);
-	return parse_udp(frame, packet, transport);
+	if (packet->header > LONGEST_IPV4)
+		return load(frame, offset, copy, size) ? copy : NULL;
+	reach(frame, offset + size);
+	at = frame->data + sizeof(struct ethhdr) + (packet->header & 0x3f);
+	return at + size > frame->end ? NULL : at;
+}
+
+/* After ip_sound, for TCP and UDP. False: malformed. */
+static __always_inline bool parse_transport(struct frame *frame, struct packet *packet)
+{
+	__u32 room = packet->total - packet->header;
+	union transport copy = {};
+	const void *at;
+
+	if (packet->ip_protocol == IPPROTO_TCP) {
+		at = transport_of(frame, packet, &copy, sizeof(struct tcphdr));
+		return at && parse_tcp(packet, at, room);
+	}
+	at = transport_of(frame, packet, &copy, sizeof(struct udphdr));
+	return at && parse_udp(packet, at, room);
 }
 
 /* RFC 1624, equation 3: HC' = ~(~HC + ~m + m'). */

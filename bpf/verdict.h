@@ -1,230 +1,40 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What is to happen to a packet, and why: from `struct packet` and the maps to
- * `struct decision`. No packet is read or written here; no hook is known.
+ * What is to happen to a packet, and why: from a frame and the maps to `struct
+ * decision`. No packet is written here; no hook is known.
  */
 #ifndef ANYPORT_VERDICT_H
 #define ANYPORT_VERDICT_H
 
+#include "arp.h"
 #include "connections.h"
+#include "decision.h"
 #include "flow_hash.h"
 #include "maps.h"
+#include "ndp.h"
 #include "parse.h"
-
-enum action {
-	PASS, /* to the next program and the local stack */
-	DROP,
-	ANSWER,	 /* ARP: back out of the interface it came by */
-	FORWARD, /* by `hop` */
-};
-
-struct decision {
-	__u32 verdict; /* enum verdict */
-	__u32 action;  /* enum action */
-	const struct hop *hop;
-};
-
-static __always_inline struct decision decided(enum verdict verdict, enum action action)
-{
-	return (struct decision){.verdict = verdict, .action = action};
-}
-
-static __always_inline bool is_fenced(const struct vip *vip)
-{
-	struct fence *fence = bpf_map_lookup_elem(&fenced, &vip->index);
-
-	return fence && fence->raised;
-}
-
-/*
- * While fenced. What the new distributor forwards to this host as a target
- * goes up. What clients still send here does not: the local stack would reset
- * connections that live on other targets; they send again, to the right host.
- */
-static __always_inline struct decision decide_fenced(const struct vip *vip, const __u8 *source)
-{
-	struct fence *fence = bpf_map_lookup_elem(&fenced, &vip->index);
-
-	if (fence && same_mac(fence->mac, source))
-		return decided(VERDICT_FENCED, PASS);
-	return decided(VERDICT_DROP_FENCED, DROP);
-}
-
-static __always_inline struct vip *vip_of(__be32 v4)
-{
-	struct address address;
-
-	v4_mapped(&address, v4);
-	return bpf_map_lookup_elem(&vips, &address);
-}
-
-/*
- * Two hosts that announce one VIP each take half of every connection. Which of
- * the two is right only the registry knows, so the one that sees the other
- * yields at once, without its daemon; the daemon unfences if it is still elected.
- */
-static __always_inline struct decision fence(const struct vip *vip, const __u8 *announcer)
-{
-	struct fence raised = {.raised = 1};
-
-	__builtin_memcpy(raised.mac, announcer, ETH_ALEN);
-	bpf_map_update_elem(&fenced, &vip->index, &raised, BPF_ANY);
-	return decided(VERDICT_FENCED, PASS);
-}
-
-static __always_inline struct decision decide_arp(const struct arp_frame *arp)
-{
-	static const __u8 broadcast[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-	struct vip *announced = vip_of(arp->sender), *asked = vip_of(arp->target);
-
-	if (announced && !same_mac(arp->sender_mac, announced->mac))
-		return fence(announced, arp->sender_mac);
-	if (announced)
-		return decided(VERDICT_ARP_IGNORED, PASS); /* our own gratuitous ARP */
-	if (!asked || arp->operation != bpf_htons(ARPOP_REQUEST))
-		return decided(VERDICT_NOT_OURS, PASS);
-	if (!same_mac(arp->ethernet.h_dest, asked->mac) &&
-	    !same_mac(arp->ethernet.h_dest, broadcast))
-		return decided(VERDICT_NOT_OURS, PASS);
-	/* Dropped: passed up, a kernel without arp_ignore would answer in our place. */
-	if (is_fenced(asked))
-		return decided(VERDICT_ARP_IGNORED, DROP);
-	return decided(VERDICT_ARP_REPLIED, ANSWER);
-}
+#include "selection.h"
 
 static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
 					       const struct packet *packet)
 {
 	struct host *host = bpf_map_lookup_elem(&hosts, &slot);
-	struct hop *hop = host ? &host->hops[IPV4] : NULL;
+	struct hop *hop;
 
-	if (!hop)
+	if (!host)
 		return decided(VERDICT_DROP_TABLE, DROP);
+	hop = packet->family == IPV6 ? &host->hops[IPV6] : &host->hops[IPV4];
 	if (hop->path == PATH_LOCAL)
 		return decided(verdict, PASS);
 	if (hop->path == PATH_NONE)
 		return decided(VERDICT_DROP_NO_PATH, DROP);
 	if (hop->path != PATH_L2)
 		return decided(VERDICT_DROP_TABLE, DROP);
+	if (packet->family == IPV6 && is_v4_mapped(&hop->address))
+		return decided(VERDICT_DROP_NO_PATH, DROP); /* no ARP for an IPv6 packet */
 	if (packet->ttl <= 1)
 		return decided(VERDICT_DROP_TTL, DROP);
 	return (struct decision){.verdict = verdict, .action = FORWARD, .hop = hop};
-}
-
-/* The finalizer of MurmurHash3: each host of the fallback draws its own number. */
-static __always_inline __u64 mixed(__u64 x)
-{
-	x = (x ^ x >> 33) * 0xff51afd7ed558ccd;
-	x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53;
-	return x ^ x >> 33;
-}
-
-/*
- * -log2(draw / 2^32) in 2^-24ths; of a chord through each power of two, bent
- * towards the curve.
- *
- * Not static, as by_weight below: so the verifier looks at it once, not once for
- * each way to it, which are too many to finish.
- */
-__noinline __u64 minus_log2(__u32 draw)
-{
-	__u64 x = draw | 1, zeros = 0, part;
-
-	for (__u32 step = 16; step; step /= 2) {
-		if (!(x >> (32 - step))) {
-			x <<= step;
-			zeros += step;
-		}
-	}
-	part = (x & 0x7fffffff) >> 7; /* x is 1.something, this is the something */
-	part += (part * ((1 << 24) - part) >> 24) * 88 >> 8;
-	return ((zeros + 1) << 24) - part;
-}
-
-/*
- * Weighted highest random weight: of the hosts of the mask the one with the
- * least -log(draw) / weight, which gives each its share and moves no flow but
- * those of a host that comes or goes (rendezvous hashing, Thaler and Ravishankar).
- */
-__noinline __u32 by_weight(__u64 mask, __u64 hash)
-{
-	__u64 least = ~0ULL;
-	__u32 chosen = NO_SLOT;
-
-	for (__u32 slot = 0; slot < MAX_HOSTS; slot++) {
-		__u32 key = slot;
-		struct host *host = mask >> slot & 1 ? bpf_map_lookup_elem(&hosts, &key) : NULL;
-
-		if (!host)
-			continue;
-		__u64 cost = minus_log2(mixed(hash + slot)) << 16;
-
-		/* BPF: x / 0 is 0; a host of weight 0 gets only what nobody else takes. */
-		cost = host->weight ? cost / host->weight : ~0ULL - 1;
-		if (cost < least) {
-			least = cost;
-			chosen = slot;
-		}
-	}
-	return chosen;
-}
-
-static __always_inline __u32 in_table(const struct selection *table, __u64 position)
-{
-	__u32 size = table->size;
-
-	if (!size || size > SELECTION_SLOTS)
-		return NO_SLOT;
-	position %= size;
-	return position < SELECTION_SLOTS ? table->slots[position] : NO_SLOT;
-}
-
-static __always_inline struct selection *table_of(const struct route *route)
-{
-	__u32 index = route->target;
-
-	return bpf_map_lookup_elem(&selections, &index);
-}
-
-/* A new connection's target, NO_SLOT if the tables are at odds. */
-static __always_inline __u32 select_slot(const struct route *route, __u64 hash)
-{
-	struct selection *table;
-
-	if (route->kind == ROUTE_FALLBACK)
-		return by_weight(route->hosts, hash);
-	table = table_of(route);
-	if (!table)
-		return NO_SLOT;
-	if (table->method == METHOD_ROUND_ROBIN)
-		return in_table(table, __sync_fetch_and_add(&table->next, 1));
-	return in_table(table, hash);
-}
-
-/*
- * For a packet of a connection that nothing is remembered of (the table was
- * full, the distributor is new): where the hash put it, if the hash did. Never
- * takes a turn of the round robin: a stray ACK would shift everybody's.
- */
-static __always_inline __u32 hashed_slot(const struct route *route, __u64 hash)
-{
-	struct selection *table = route->kind == ROUTE_DISTRIBUTED ? table_of(route) : NULL;
-
-	if (table && table->method == METHOD_HASH)
-		return in_table(table, hash);
-	return by_weight(route->hosts, hash);
-}
-
-static __always_inline struct decision decide_new(const struct packet *packet,
-						  const struct route *route, __u64 hash)
-{
-	enum verdict verdict = route->kind == ROUTE_FALLBACK ? VERDICT_FALLBACK : VERDICT_SELECTED;
-	__u32 slot = select_slot(route, hash);
-
-	if (slot >= MAX_HOSTS)
-		return decided(VERDICT_DROP_TABLE, DROP);
-	slot = remember_connection(&packet->flow, slot, hash);
-	return send_to(verdict, slot, packet);
 }
 
 /* It may change meanwhile: kind and target, one word, must be of one route. */
@@ -237,49 +47,130 @@ static __always_inline void load_route(struct route *route, const struct route *
 	to[1] = from[1];
 }
 
+/* What choose() returns: why, and which host slot, NO_SLOT if none. */
+static __always_inline __u64 chosen(enum verdict verdict, __u32 slot)
+{
+	return (__u64)slot << 32 | verdict;
+}
+
 /*
  * To the owner, and remembered: should the port stop being unique while the
  * connection lives, it stays there (R6).
  */
-static __always_inline struct decision decide_unique(const struct packet *packet,
-						     const struct route *route, __u64 hash)
+static __always_inline __u64 choose_owner(const struct packet *packet, const struct route *route,
+					  __u64 hash)
 {
 	__u32 slot = follow_connection(packet, route, hash);
 
 	if (slot != route->target && (packet->opens || slot != NO_SLOT))
 		remember_connection(&packet->flow, route->target, hash);
-	return send_to(VERDICT_UNIQUE, route->target, packet);
+	return chosen(VERDICT_UNIQUE, route->target);
+}
+
+static __always_inline __u64 choose_anew(const struct packet *packet, const struct route *route,
+					 __u64 hash)
+{
+	enum verdict verdict = route->kind == ROUTE_FALLBACK ? VERDICT_FALLBACK : VERDICT_SELECTED;
+	__u32 slot = select_slot(route, hash);
+
+	if (slot < MAX_HOSTS)
+		slot = remember_connection(&packet->flow, slot, hash);
+	return chosen(verdict, slot);
 }
 
 /*
  * The route comes first: a port that is unique by now goes to its owner,
  * whatever an older connection entry says (IBM PM76397: the more specific
  * entry won, and the flow went nowhere).
+ *
+ * Not static: so the verifier looks at it once, not once for each way a packet
+ * was read, which are too many to finish.
  */
-static __always_inline struct decision decide_transport(const struct vip *vip,
-							const struct packet *packet)
+__noinline __u64 choose(const struct packet *packet, __u32 vip_index)
 {
-	__u32 row = packet->flow.protocol * PORTS + packet->flow.port;
-	void *table = bpf_map_lookup_elem(&routes, &vip->index);
-	struct route *found = table ? bpf_map_lookup_elem(table, &row) : NULL;
-	struct route route;
+	struct port_table *table = bpf_map_lookup_elem(&routes, &vip_index);
+	struct route route, *found;
+	__u32 row, slot;
 	__u64 hash;
-	__u32 slot;
 
+	if (!packet || !table)
+		return chosen(VERDICT_DROP_TABLE, NO_SLOT);
+	row = packet->flow.protocol * PORTS + packet->flow.port;
+	found = bpf_map_lookup_elem(table, &row);
 	if (!found)
-		return decided(VERDICT_DROP_TABLE, DROP);
+		return chosen(VERDICT_DROP_TABLE, NO_SLOT);
 	load_route(&route, found);
 	hash = hash_of(&packet->flow);
 	if (route.kind == ROUTE_UNIQUE)
-		return decide_unique(packet, &route, hash);
+		return choose_owner(packet, &route, hash);
 	slot = follow_connection(packet, &route, hash);
 	if (slot != NO_SLOT)
-		return send_to(VERDICT_ESTABLISHED, slot, packet);
+		return chosen(VERDICT_ESTABLISHED, slot);
 	if (route.kind == ROUTE_NONE)
-		return decided(VERDICT_NO_ROUTE, PASS);
+		return chosen(VERDICT_NO_ROUTE, NO_SLOT);
 	if (!packet->opens)
-		return send_to(VERDICT_HASHED, hashed_slot(&route, hash), packet);
-	return decide_new(packet, &route, hash);
+		return chosen(VERDICT_HASHED, hashed_slot(&route, hash));
+	return choose_anew(packet, &route, hash);
+}
+
+static __always_inline struct decision decide_transport(const struct vip *vip,
+							const struct packet *packet)
+{
+	__u64 choice = choose(packet, vip->index);
+	__u32 verdict = choice, slot = choice >> 32;
+
+	if (verdict == VERDICT_NO_ROUTE)
+		return decided(verdict, PASS);
+	return send_to(verdict, slot, packet);
+}
+
+/* After the VIP is known: what to do with the rest of the IP packet. */
+static __always_inline struct decision decide_ours(struct frame *frame, const struct vip *vip,
+						   struct packet *packet)
+{
+	if (!ip_sound(frame, packet))
+		return decided(VERDICT_DROP_MALFORMED, DROP);
+	/*
+	 * Only the first fragment shows its ports, and the local stack might put
+	 * together and deliver a datagram that belongs to another target.
+	 */
+	if (packet->fragment)
+		return decided(VERDICT_DROP_FRAGMENT, DROP);
+	if (packet->ip_protocol != IPPROTO_TCP && packet->ip_protocol != IPPROTO_UDP)
+		return decided(VERDICT_OTHER_PROTOCOL, PASS);
+	if (!parse_transport(frame, packet))
+		return decided(VERDICT_DROP_MALFORMED, DROP);
+	return decide_transport(vip, packet);
+}
+
+static __always_inline struct decision decide_ip(struct frame *frame, struct packet *packet)
+{
+	struct vip *vip = bpf_map_lookup_elem(&vips, &packet->flow.vip);
+	struct ethhdr *ethernet = frame->data;
+
+	if (!vip || (void *)(ethernet + 1) > frame->end)
+		return decided(VERDICT_NOT_OURS, PASS);
+	/* To another MAC: another host's; or our own, sent on to a target and seen again. */
+	if (!same_mac(ethernet->h_dest, vip->mac))
+		return decided(VERDICT_NOT_OURS, PASS);
+	if (is_fenced(vip))
+		return decide_fenced(vip, ethernet->h_source);
+	return decide_ours(frame, vip, packet);
+}
+
+/* `frame`: its FIRST_BYTES are within reach. Fills in `packet`. */
+static __always_inline struct decision decide(struct frame *frame, struct packet *packet)
+{
+	__u16 type = ether_type(frame);
+	struct arp_frame *arp = type == ETH_P_ARP ? parse_arp(frame) : NULL;
+
+	if (arp)
+		return decide_arp(arp);
+	if (type == ETH_P_IP && parse_ipv4(frame, packet))
+		return decide_ip(frame, packet);
+	if (type != ETH_P_IPV6 || !parse_ipv6(frame, packet))
+		return decided(VERDICT_NOT_OURS, PASS);
+	return is_ndp(frame, packet) ? decide_ndp(frame, packet) : decide_ip(frame, packet);
 }
 
 #endif

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,16 @@ from anyport.kernel import clsact, loader
 from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.libbpf import Link
 from anyport.model import Protocol
+from anyport.model.definition import Address
 from tests.packet import world as w
-from tests.packet.world import CLIENT, MAC, ROUTER_MAC, VIP, segment
+from tests.packet.world import CLIENT, CLIENT6, MAC, ROUTER_MAC, VIP, VIP6, VIPS, segment
+from tests.support import neighbours
 from tests.support.netns import fresh_bpffs, fresh_netns, run
 from tests.support.packets import ACK, arp, one_hop_on
 
 TARGET_MAC = bytes.fromhex("02000000dd02")
 TARGET = IPv4Address("10.0.0.2")
+TARGET6 = IPv6Address("fd00::2")
 
 
 class Wire:
@@ -57,11 +60,13 @@ class Wire:
 def wire() -> Iterator[Wire]:
     with fresh_netns():
         add_lan()
+        Path("/proc/sys/net/ipv6/conf/wire/disable_ipv6").write_text("1")
         for name in ("lan", "wire"):
-            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-            run("ip", "link", "set", name, "up")
+            run("ip", "link", "set", name, "addrgenmode", "none", "up")  # sends nothing by itself
         run("ip", "address", "add", "10.0.0.1/24", "dev", "lan")
-        run(*f"ip neigh add {TARGET} lladdr {TARGET_MAC.hex(':')} dev lan nud permanent".split())
+        for target in (TARGET, TARGET6):
+            mac = TARGET_MAC.hex(":")
+            run(*f"ip neigh add {target} lladdr {mac} dev lan nud permanent".split())
         wire = Wire()
         yield wire
         wire.close()
@@ -82,11 +87,13 @@ def attach(wire: Wire, pins: Path, connections: int = 1024) -> DistributorKernel
 
 
 def fill(kernel: DistributorKernel, wire: Wire) -> None:
-    kernel.set_host(w.A, HostRow(Hop(TARGET, PathKind.L2, wire.index), NO_HOP, 100))
+    ipv4, ipv6 = (Hop(target, PathKind.L2, wire.index) for target in (TARGET, TARGET6))
+    kernel.set_host(w.A, HostRow(ipv4, ipv6, 100))
     kernel.set_selection(0, 0, [w.A])
-    kernel.create_routes(0)
-    kernel.set_routes(0, {(Protocol.TCP, w.SHARED): w.distributed(0, w.A)})
-    kernel.set_vip(VIP, 0, MAC)
+    for vip, index in VIPS.items():
+        kernel.create_routes(index)
+        kernel.set_routes(index, {(Protocol.TCP, w.SHARED): w.distributed(0, w.A)})
+        kernel.set_vip(vip, index, MAC)
 
 
 @pytest.fixture
@@ -107,26 +114,62 @@ def test_arp_is_answered(kernel: DistributorKernel, wire: Wire) -> None:
     assert wire.receive().hex() == expected.hex()
 
 
-def test_forwarded_to_the_targets_mac(kernel: DistributorKernel, wire: Wire) -> None:
-    frame = segment(w.SHARED)
+@pytest.mark.parametrize("options", [b"", neighbours.option(1, ROUTER_MAC)], ids=["no", "one"])
+def test_solicitation_is_answered(kernel: DistributorKernel, wire: Wire, options: bytes) -> None:
+    """By a longer frame, if it has no option."""
+    group = neighbours.solicited_node(VIP6)
+    wire.send(neighbours.message(135, ROUTER_MAC, CLIENT6, group, VIP6, options=options))
+    expected = neighbours.message(
+        neighbours.ADVERTISEMENT,
+        MAC,
+        VIP6,
+        CLIENT6,
+        VIP6,
+        options=neighbours.option(neighbours.TARGET_MAC, MAC),
+        flags=neighbours.SOLICITED | neighbours.OVERRIDE,
+        destination_mac=ROUTER_MAC,
+    )
+    assert wire.receive().hex() == expected.hex()
+
+
+@pytest.mark.parametrize("vip", VIPS, ids=["ipv4", "ipv6"])
+def test_forwarded_to_the_targets_mac(kernel: DistributorKernel, wire: Wire, vip: Address) -> None:
+    frame = segment(w.SHARED, vip=vip)
     wire.send(frame)
     assert wire.receive().hex() == forwarded(frame).hex()
 
 
+def test_by_a_next_hop_of_the_other_family(kernel: DistributorKernel, wire: Wire) -> None:
+    """IPv4 by an IPv6 neighbour (RFC 8950) is the kernel's to do; the reverse it can not."""
+    kernel.set_host(w.A, HostRow(Hop(TARGET6, PathKind.L2, wire.index), NO_HOP, 100))
+    wire.send(segment(w.SHARED))
+    assert wire.receive().hex() == forwarded(segment(w.SHARED)).hex()
+
+
 def test_headers_outside_the_linear_part_are_pulled(kernel: DistributorKernel, wire: Wire) -> None:
-    frame = segment(w.SHARED, options=b"\x01" * 40, data=b"x" * 1000)
-    send_in_fragments(frame)
-    assert wire.receive().hex() == forwarded(frame).hex()
+    for frame in (
+        segment(w.SHARED, options=b"\x01" * 40, data=b"x" * 1000),
+        segment(w.SHARED, vip=VIP6, data=b"x" * 1000),
+    ):
+        send_in_fragments(frame)
+        assert wire.receive().hex() == forwarded(frame).hex()
     request = arp(1, ROUTER_MAC, CLIENT, VIP)
     send_in_fragments(request)
     assert wire.receive()[20:22] == b"\0\2"
 
 
-@pytest.mark.parametrize("length", [15, 20, 33])
-def test_no_whole_ip_header(kernel: DistributorKernel, wire: Wire, length: int) -> None:
+@pytest.mark.parametrize(
+    "frame",
+    [
+        *(segment(w.SHARED)[:length] for length in (15, 20, 33)),
+        *(segment(w.SHARED, vip=VIP6)[:length] for length in (15, 20, 53)),
+    ],
+    ids=len,
+)
+def test_no_whole_ip_header(kernel: DistributorKernel, wire: Wire, frame: bytes) -> None:
     """Not ours: the address is not there. The next frame tells that it was counted."""
     before = kernel.counters()["not_ours"]
-    wire.send(segment(w.SHARED)[:length])
+    wire.send(frame)
     wire.send(segment(w.SHARED))
     wire.receive()
     assert kernel.counters()["not_ours"] == before + 1

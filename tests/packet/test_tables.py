@@ -15,7 +15,7 @@ from anyport.kernel.libbpf import Object
 from anyport.kernel.loader import object_path
 from anyport.model import PortKey, Protocol
 from tests.packet import world as w
-from tests.packet.world import MAC, VIP, World, segment
+from tests.packet.world import MAC, VIPS, World, segment
 
 
 def test_every_port_of_a_vip_at_once(world: World) -> None:
@@ -54,11 +54,13 @@ def test_routes_are_replaced_cleared_and_created_empty(world: World) -> None:
 
 def test_vips(world: World) -> None:
     other, mac = IPv4Address("10.9.8.7"), bytes.fromhex("0badc0ffee00")
+    before = world.kernel.vips()
+    assert before == {vip: (index, MAC) for vip, index in VIPS.items()}
     world.kernel.set_vip(other, 5, mac)
-    assert world.kernel.vips() == {VIP: (0, MAC), other: (5, mac)}
+    assert world.kernel.vips() == before | {other: (5, mac)}
     world.kernel.delete_vip(other)
     world.kernel.delete_vip(other)
-    assert world.kernel.vips() == {VIP: (0, MAC)}
+    assert world.kernel.vips() == before
 
 
 def test_hosts(world: World) -> None:

@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
-from anyport.decide.rows import NO_HOP, Hop, HostRow, Path, RouteKind, RouteRow
+from anyport.decide.rows import Hop, HostRow, Path, RouteKind, RouteRow
 from anyport.kernel.abi import SelectionMethod
 from anyport.kernel.distribute import ConnectionRow, DistributorKernel
 from anyport.model import Protocol
+from anyport.model.definition import Address
 from tests.support import packets
 
 VIP = IPv4Address("10.0.0.100")
 CLIENT = IPv4Address("192.168.7.9")
+VIP6 = IPv6Address("fd00::1:100")
+CLIENT6 = IPv6Address("2001:db8::7:9")
+VIPS: dict[Address, int] = {VIP: 0, VIP6: 7}
+"""With their rows; the ports of both are routed alike."""
 MAC = bytes.fromhex("02000000aa01")
 ROUTER_MAC = bytes.fromhex("02000000bb01")
 
@@ -67,10 +72,11 @@ class World:
         self.kernel = DistributorKernel.load(1, None, connections, hash_key)
         self._set_hosts()
         self._set_selections()
-        self.kernel.create_routes(0)
         rows = {(protocol, port): row for port, row in ROUTES.items() for protocol in Protocol}
-        self.kernel.set_routes(0, rows)
-        self.kernel.set_vip(VIP, 0, MAC)
+        for vip, index in VIPS.items():
+            self.kernel.create_routes(index)
+            self.kernel.set_routes(index, rows)
+            self.kernel.set_vip(vip, index, MAC)
 
     def close(self) -> None:
         self.kernel.close()
@@ -88,7 +94,9 @@ class World:
         return [self.run(frame).verdict for frame in frames]
 
     def route(self, port: int, row: RouteRow, protocol: Protocol = Protocol.TCP) -> None:
-        self.kernel.set_routes(0, {(protocol, port): row})
+        """Of either VIP."""
+        for index in VIPS.values():
+            self.kernel.set_routes(index, {(protocol, port): row})
 
     def connection(self, client_port: int = 5000) -> ConnectionRow | None:
         found = [c for c in self.kernel.connections() if c.client_port == client_port]
@@ -101,14 +109,16 @@ class World:
         return connection.slot
 
     def _set_hosts(self) -> None:
-        for slot, path, address in (
-            (HERE, Path.LOCAL, "10.0.0.1"),
-            (A, Path.L2, "10.0.0.2"),
-            (B, Path.L2, "10.0.0.3"),
-            (NO_PATH, Path.NONE, "10.0.0.4"),
-            (TUNNEL, Path.IPIP, "10.0.0.5"),
+        for slot, path, number in (
+            (HERE, Path.LOCAL, 1),
+            (A, Path.L2, 2),
+            (B, Path.L2, 3),
+            (NO_PATH, Path.NONE, 4),
+            (TUNNEL, Path.IPIP, 5),
         ):
-            self.kernel.set_host(slot, HostRow(Hop(IPv4Address(address), path, 1), NO_HOP, 100))
+            ipv4 = Hop(IPv4Address("10.0.0.0") + number, path, 1)
+            ipv6 = Hop(IPv6Address("fd00::") + number, path, 1)
+            self.kernel.set_host(slot, HostRow(ipv4, ipv6, 100))
 
     def _set_selections(self) -> None:
         self.kernel.set_selection(0, SelectionMethod.HASH, [A, B] * 100)
@@ -121,20 +131,40 @@ def ip_frame(packet: bytes, destination: bytes = MAC) -> bytes:
     return packets.ethernet(destination, ROUTER_MAC, 0x0800, packet)
 
 
+def ip6_frame(packet: bytes, destination: bytes = MAC) -> bytes:
+    return packets.ethernet(destination, ROUTER_MAC, 0x86DD, packet)
+
+
+def to_vip(
+    protocol: int,
+    payload: bytes,
+    vip: Address = VIP,
+    *,
+    ttl: int = 64,
+    options: bytes = b"",
+) -> bytes:
+    """A frame with an IP packet from the client to the VIP."""
+    if isinstance(vip, IPv6Address):
+        return ip6_frame(packets.ipv6(CLIENT6, vip, protocol, payload, ttl=ttl))
+    return ip_frame(packets.ipv4(CLIENT, vip, protocol, payload, ttl=ttl, options=options))
+
+
 def segment(
     port: int,
     flags: int = packets.SYN,
     client_port: int = 5000,
     *,
+    vip: Address = VIP,
     ttl: int = 64,
     options: bytes = b"",
     data: bytes = b"",
 ) -> bytes:
     """A frame with a TCP segment from the client to the VIP."""
     payload = packets.tcp(client_port, port, flags, data=data)
-    return ip_frame(packets.ipv4(CLIENT, VIP, 6, payload, ttl=ttl, options=options))
+    return to_vip(6, payload, vip, ttl=ttl, options=options)
 
 
-def datagram(port: int, client_port: int = 5000, data: bytes = b"question") -> bytes:
-    payload = packets.udp(client_port, port, data)
-    return ip_frame(packets.ipv4(CLIENT, VIP, 17, payload))
+def datagram(
+    port: int, client_port: int = 5000, *, vip: Address = VIP, data: bytes = b"question"
+) -> bytes:
+    return to_vip(17, packets.udp(client_port, port, data), vip)

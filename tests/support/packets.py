@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ethernet frames, byte by byte (RFC 768, 791, 793, 826); fields can be given wrong values."""
+"""Ethernet frames, byte by byte (RFC 768, 791, 793, 826, 4443, 4861, 8200).
+
+Fields can be given wrong values.
+"""
 
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 BROADCAST = b"\xff" * 6
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
@@ -54,6 +57,37 @@ def ipv4(
     return head + struct.pack("!H", check) + addresses + payload
 
 
+def ipv6(
+    source: IPv6Address,
+    destination: IPv6Address,
+    protocol: int,
+    payload: bytes,
+    *,
+    ttl: int = 64,
+    extensions: bytes = b"",
+    first: int | None = None,
+    version: int = 6,
+    length: int | None = None,
+) -> bytes:
+    """`extensions`: headers before the payload, the first being of type `first`.
+
+    `length`: the payload length as stated.
+    """
+    length = len(extensions) + len(payload) if length is None else length
+    first = protocol if first is None else first
+    head = struct.pack("!IHBB", version << 28 if version < 16 else version, length, first, ttl)
+    return head + source.packed + destination.packed + extensions + payload
+
+
+def icmpv6(
+    source: IPv6Address, destination: IPv6Address, type: int, code: int, rest: bytes
+) -> bytes:
+    """`rest`: all that comes after the checksum."""
+    head = struct.pack("!BB", type, code)
+    pseudo = source.packed + destination.packed + struct.pack("!II", 4 + len(rest), 58)
+    return head + struct.pack("!H", checksum(pseudo + head + b"\0\0" + rest)) + rest
+
+
 def tcp(
     source: int,
     destination: int,
@@ -92,7 +126,9 @@ def arp(
 
 
 def one_hop_on(frame: bytes) -> bytes:
-    """The frame with its TTL one less and the header checksum computed anew."""
+    """The frame with its TTL one less and, in IPv4, the header checksum computed anew."""
+    if frame[12:14] == b"\x86\xdd":
+        return frame[:21] + bytes([frame[21] - 1]) + frame[22:]
     end = 14 + (frame[14] & 0x0F) * 4
     head = bytearray(frame[14:end])
     head[8] -= 1

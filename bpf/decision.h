@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is to happen to a packet, and why; and the fence, which every subject asks. */
+#ifndef ANYPORT_DECISION_H
+#define ANYPORT_DECISION_H
+
+#include "maps.h"
+#include "parse.h"
+
+enum action {
+	PASS, /* to the next program and the local stack */
+	DROP,
+	ANSWER_ARP, /* back out of the interface it came by */
+	ANSWER_NDP,
+	FORWARD, /* by `hop` */
+};
+
+struct decision {
+	__u32 verdict; /* enum verdict */
+	__u32 action;  /* enum action */
+	const struct hop *hop;
+};
+
+static __always_inline struct decision decided(enum verdict verdict, enum action action)
+{
+	return (struct decision){.verdict = verdict, .action = action};
+}
+
+static __always_inline bool is_fenced(const struct vip *vip)
+{
+	struct fence *fence = bpf_map_lookup_elem(&fenced, &vip->index);
+
+	return fence && fence->raised;
+}
+
+/*
+ * While fenced. What the new distributor forwards to this host as a target
+ * goes up. What clients still send here does not: the local stack would reset
+ * connections that live on other targets; they send again, to the right host.
+ */
+static __always_inline struct decision decide_fenced(const struct vip *vip, const __u8 *source)
+{
+	struct fence *fence = bpf_map_lookup_elem(&fenced, &vip->index);
+
+	if (fence && same_mac(fence->mac, source))
+		return decided(VERDICT_FENCED, PASS);
+	return decided(VERDICT_DROP_FENCED, DROP);
+}
+
+/*
+ * Two hosts that announce one VIP each take half of every connection. Which of
+ * the two is right only the registry knows, so the one that sees the other
+ * yields at once, without its daemon; the daemon unfences if it is still elected.
+ */
+static __always_inline struct decision fence(const struct vip *vip, const __u8 *announcer)
+{
+	struct fence raised = {.raised = 1};
+
+	__builtin_memcpy(raised.mac, announcer, ETH_ALEN);
+	bpf_map_update_elem(&fenced, &vip->index, &raised, BPF_ANY);
+	return decided(VERDICT_FENCED, PASS);
+}
+
+#endif
