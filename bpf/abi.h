@@ -254,6 +254,7 @@ enum verdict {
 	VERDICT_OTHER_PROTOCOL, /* passed up: neither TCP nor UDP */
 	VERDICT_DROP_FRAGMENT,
 	VERDICT_DROP_MALFORMED,
+	VERDICT_DROP_HEADERS, /* more IPv6 extension headers than are walked */
 	VERDICT_DROP_TTL,
 	VERDICT_DROP_NO_PATH, /* the target's address is not known */
 	VERDICT_DROP_TABLE,   /* a table entry points nowhere */

@@ -14,6 +14,7 @@
 
 #define AF_INET	 2
 #define AF_INET6 10
+#define VLAN_VID 0x0fff	       /* none: a priority alone (802.1p), and the frame is not in a VLAN */
 #define PASSED	 TC_ACT_UNSPEC /* TCX_NEXT: whoever comes after us still sees it */
 
 /* Pulled only if they lie in fragments; every pointer into the frame is stale then. */
@@ -40,7 +41,7 @@ static __always_inline struct frame frame_of(struct __sk_buff *skb)
 		.context = skb,
 		.length = skb->len,
 		.gso = skb->gso_size,
-		.tagged = skb->vlan_present,
+		.tagged = skb->vlan_present && skb->vlan_tci & VLAN_VID,
 	};
 
 	reach(&frame, FIRST_BYTES);

@@ -20,6 +20,8 @@
 #include "abi.h"
 
 #define IPV4_FRAGMENT 0x3fff /* MF and the offset; not DF, not the reserved bit */
+#define IPV6_FRAGMENT 0xfff9 /* the offset and M */
+#define IPV6_OFFSET   0xfff8 /* in bytes */
 
 #define FIRST_BYTES  (sizeof(struct ethhdr) + sizeof(struct ipv6hdr)) /* ARP is shorter */
 #define LONGEST_IPV4 60
@@ -80,8 +82,9 @@ static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 }
 
 /*
- * 0 if there is no Ethernet header. A frame in a VLAN is its VLAN interface's:
- * 0 as well, and a tag in the frame is a type of its own, never IP or ARP.
+ * 0 if there is no Ethernet header. A frame in a VLAN belongs to that VLAN's
+ * interface: 0 as well; a tag in the frame, behind another that the kernel has
+ * taken off, is a type of its own, never IP or ARP.
  */
 static __always_inline __u16 ether_type(const struct frame *frame)
 {

@@ -9,6 +9,7 @@
 #include "arp.h"
 #include "connections.h"
 #include "decision.h"
+#include "extensions.h"
 #include "flow_hash.h"
 #include "maps.h"
 #include "ndp.h"
@@ -124,12 +125,38 @@ static __always_inline struct decision decide_transport(const struct vip *vip,
 	return send_to(verdict, slot, packet);
 }
 
+/* Over the extension headers, to what follows. False: `decision` is made. */
+static __always_inline bool walk_packet(const struct frame *frame, struct packet *packet,
+					struct decision *decision)
+{
+	struct chain chain = {
+		.offset = sizeof(struct ethhdr) + packet->header,
+		.end = sizeof(struct ethhdr) + packet->total,
+		.next = packet->ip_protocol,
+	};
+	enum walked walked = walk(frame, &chain);
+
+	packet->header = chain.offset - sizeof(struct ethhdr);
+	packet->ip_protocol = chain.next;
+	packet->fragment = chain.fragment;
+	if (walked == WALK_MALFORMED)
+		*decision = decided(VERDICT_DROP_MALFORMED, DROP);
+	else if (walked == WALK_TOO_LONG)
+		*decision = decided(VERDICT_DROP_HEADERS, DROP);
+	return walked == WALKED;
+}
+
 /* After the VIP is known: what to do with the rest of the IP packet. */
 static __always_inline struct decision decide_ours(struct frame *frame, const struct vip *vip,
 						   struct packet *packet)
 {
+	struct decision decision;
+
 	if (!ip_sound(frame, packet))
 		return decided(VERDICT_DROP_MALFORMED, DROP);
+	if (packet->family == IPV6 && is_extension(packet->ip_protocol) &&
+	    !walk_packet(frame, packet, &decision))
+		return decision;
 	/*
 	 * Only the first fragment shows its ports, and the local stack might put
 	 * together and deliver a datagram that belongs to another target.

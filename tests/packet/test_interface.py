@@ -26,7 +26,7 @@ from tests.packet import world as w
 from tests.packet.world import CLIENT, CLIENT6, MAC, ROUTER_MAC, VIP, VIP6, VIPS, segment
 from tests.support import neighbours
 from tests.support.netns import fresh_bpffs, fresh_netns, run
-from tests.support.packets import ACK, arp, one_hop_on
+from tests.support.packets import ACK, arp, one_hop_on, vlan
 
 TARGET_MAC = bytes.fromhex("02000000dd02")
 TARGET = IPv4Address("10.0.0.2")
@@ -173,6 +173,18 @@ def test_no_whole_ip_header(kernel: DistributorKernel, wire: Wire, frame: bytes)
     wire.send(segment(w.SHARED))
     wire.receive()
     assert kernel.counters()["not_ours"] == before + 1
+
+
+@pytest.mark.parametrize("vip", VIPS, ids=["ipv4", "ipv6"])
+def test_a_priority_is_no_vlan(kernel: DistributorKernel, wire: Wire, vip: Address) -> None:
+    """802.1Q 6.9: VID 0 carries a priority only; the kernel has taken the tag off by then."""
+    frame = segment(w.SHARED, vip=vip)
+    before = kernel.counters()["not_ours"]
+    wire.send(vlan(frame, 100))
+    wire.send(vlan(vlan(frame, 100), 0))
+    wire.send(vlan(frame, 7 << 13))
+    assert wire.receive().hex() == forwarded(frame).hex()
+    assert kernel.counters()["not_ours"] == before + 2
 
 
 def test_adopted_by_the_next_daemon(wire: Wire, pins: Path) -> None:

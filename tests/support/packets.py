@@ -7,10 +7,14 @@ Fields can be given wrong values.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 BROADCAST = b"\xff" * 6
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
+ATOMIC = bytes(6)
+"""A fragment header of a packet that is whole: offset, flags and identification."""
 MORE_FRAGMENTS, DONT_FRAGMENT = 0x2000, 0x4000
 
 
@@ -77,6 +81,18 @@ def ipv6(
     first = protocol if first is None else first
     head = struct.pack("!IHBB", version << 28 if version < 16 else version, length, first, ttl)
     return head + source.packed + destination.packed + extensions + payload
+
+
+def extension(next: int, data: bytes) -> bytes:
+    """An IPv6 extension header; `data` fills whole units of 8 bytes with the first two."""
+    return bytes([next, (len(data) + 2) // 8 - 1]) + data
+
+
+def chained(headers: Sequence[tuple[int, bytes]], protocol: int) -> tuple[int, bytes]:
+    """The first header's type, and all of them, each naming the next; then `protocol`."""
+    following = [type for type, _ in headers[1:]] + [protocol]
+    raw = [extension(n, data) for n, (_, data) in zip(following, headers, strict=True)]
+    return (headers[0][0] if headers else protocol), b"".join(raw)
 
 
 def icmpv6(

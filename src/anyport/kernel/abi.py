@@ -287,7 +287,8 @@ class Verdict(enum.IntEnum):
     OTHER_PROTOCOL = 12
     DROP_FRAGMENT = 13
     DROP_MALFORMED = 14
-    DROP_TTL = 15
-    DROP_NO_PATH = 16
-    DROP_TABLE = 17
-    DROP_FENCED = 18
+    DROP_HEADERS = 15
+    DROP_TTL = 16
+    DROP_NO_PATH = 17
+    DROP_TABLE = 18
+    DROP_FENCED = 19
