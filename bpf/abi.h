@@ -250,11 +250,13 @@ enum verdict {
 	VERDICT_SELECTED,	/* new connection, by the selection table */
 	VERDICT_FALLBACK,	/* new connection, without a table */
 	VERDICT_HASHED,		/* not a SYN and not known: where the hash says */
+	VERDICT_ICMP_ERROR,	/* about a connection: to its target */
 	VERDICT_NO_ROUTE,	/* passed up: the local stack refuses it */
-	VERDICT_OTHER_PROTOCOL, /* passed up: neither TCP nor UDP */
+	VERDICT_OTHER_PROTOCOL, /* passed up: neither TCP nor UDP, nor an error about one */
 	VERDICT_DROP_FRAGMENT,
 	VERDICT_DROP_MALFORMED,
 	VERDICT_DROP_HEADERS, /* more IPv6 extension headers than are walked */
+	VERDICT_DROP_ICMP,    /* an error that does not tell which connection it is about */
 	VERDICT_DROP_TTL,
 	VERDICT_DROP_NO_PATH, /* the target's address is not known */
 	VERDICT_DROP_TABLE,   /* a table entry points nowhere */

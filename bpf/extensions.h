@@ -38,6 +38,13 @@ enum walked {
 	WALK_TOO_LONG, /* there are more headers than are walked */
 };
 
+/* What stands at `offset`, if the packet has it; behind its end may be padding. */
+static __always_inline bool load_next(const struct frame *frame, const struct chain *chain,
+				      void *to, __u32 size)
+{
+	return chain->offset + size <= chain->end && load(frame, chain->offset, to, size);
+}
+
 static __always_inline bool is_extension(__u8 type)
 {
 	return type == IPPROTO_HOPOPTS || type == IPPROTO_ROUTING || type == IPPROTO_DSTOPTS ||
@@ -79,8 +86,7 @@ static __always_inline enum walked walk(const struct frame *frame, struct chain 
 
 		if (!is_extension(chain->next) || chain->fragment & bpf_htons(IPV6_OFFSET))
 			return WALKED;
-		if (chain->offset + sizeof(extension) > chain->end ||
-		    !load(frame, chain->offset, &extension, sizeof(extension)))
+		if (!load_next(frame, chain, &extension, sizeof(extension)))
 			return WALK_MALFORMED;
 		if (stops_at(chain->next, &extension, i))
 			return WALKED;

@@ -50,6 +50,7 @@ struct packet {
 	__u8 ttl;     /* hop limit */
 	__u8 ip_protocol;
 	bool fragment;
+	bool error;	 /* an ICMP error: the flow is that of the packet inside, turned round */
 	bool opens;	 /* a SYN, or any datagram: may begin a connection */
 	bool closes;	 /* FIN or RST */
 	__be16 ttl_word; /* IPv4's TTL and protocol: the 16 bits the checksum sees */

@@ -11,6 +11,7 @@
 #include "decision.h"
 #include "extensions.h"
 #include "flow_hash.h"
+#include "icmp.h"
 #include "maps.h"
 #include "ndp.h"
 #include "parse.h"
@@ -79,6 +80,21 @@ static __always_inline __u64 choose_anew(const struct packet *packet, const stru
 	return chosen(verdict, slot);
 }
 
+/* Where the packet inside came from, as far as is known. Anybody can send one: no sign of life. */
+static __always_inline __u64 choose_for_error(const struct packet *packet,
+					      const struct route *route, __u64 hash)
+{
+	__u32 slot = connection_slot(&packet->flow, hash);
+
+	if (route->kind == ROUTE_UNIQUE)
+		slot = route->target;
+	else if (slot == NO_SLOT && route->kind == ROUTE_NONE)
+		return chosen(VERDICT_NO_ROUTE, NO_SLOT);
+	else if (slot == NO_SLOT)
+		slot = hashed_slot(route, hash);
+	return chosen(VERDICT_ICMP_ERROR, slot);
+}
+
 /*
  * The route comes first: a port that is unique by now goes to its owner,
  * whatever an older connection entry says (IBM PM76397: the more specific
@@ -102,6 +118,8 @@ __noinline __u64 choose(const struct packet *packet, __u32 vip_index)
 		return chosen(VERDICT_DROP_TABLE, NO_SLOT);
 	load_route(&route, found);
 	hash = hash_of(&packet->flow);
+	if (packet->error)
+		return choose_for_error(packet, &route, hash);
 	if (route.kind == ROUTE_UNIQUE)
 		return choose_owner(packet, &route, hash);
 	slot = follow_connection(packet, &route, hash);
@@ -146,6 +164,19 @@ static __always_inline bool walk_packet(const struct frame *frame, struct packet
 	return walked == WALKED;
 }
 
+static __always_inline struct decision decide_icmp(const struct frame *frame, const struct vip *vip,
+						   struct packet *packet)
+{
+	switch (parse_icmp(frame, packet)) {
+	case ABOUT_CONNECTION:
+		return decide_transport(vip, packet);
+	case ABOUT_NOTHING:
+		return decided(VERDICT_DROP_ICMP, DROP);
+	default:
+		return decided(VERDICT_OTHER_PROTOCOL, PASS);
+	}
+}
+
 /* After the VIP is known: what to do with the rest of the IP packet. */
 static __always_inline struct decision decide_ours(struct frame *frame, const struct vip *vip,
 						   struct packet *packet)
@@ -163,6 +194,8 @@ static __always_inline struct decision decide_ours(struct frame *frame, const st
 	 */
 	if (packet->fragment)
 		return decided(VERDICT_DROP_FRAGMENT, DROP);
+	if (is_icmp(packet))
+		return decide_icmp(frame, vip, packet);
 	if (packet->ip_protocol != IPPROTO_TCP && packet->ip_protocol != IPPROTO_UDP)
 		return decided(VERDICT_OTHER_PROTOCOL, PASS);
 	if (!parse_transport(frame, packet))

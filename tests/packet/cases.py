@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 from tests.packet.world import DROPPED, PASSED, REDIRECTED, VIP, VIP6, World
@@ -22,7 +23,7 @@ class Case:
     verdict: str
     action: int
     out: bytes | None = None
-    setup: Callable[[World], object] = lambda world: None
+    setup: Callable[[World], object] | None = None
 
 
 def same(description: str, frame: bytes, verdict: str, action: int = PASSED) -> Case:
@@ -46,8 +47,18 @@ def fence(world: World) -> None:
     assert world.send(arp(1, OTHER_MAC, VIP, VIP), announcement) == ["fenced", "fenced"]
 
 
-def check(world: World, case: Case) -> None:
-    case.setup(world)
+def check(shared: World, case: Case) -> None:
+    """In a world of its own if the case changes it."""
+    if case.setup is None:
+        shared.forget()
+        judge(shared, case)
+        return
+    with closing(World()) as world:
+        case.setup(world)
+        judge(world, case)
+
+
+def judge(world: World, case: Case) -> None:
     outcome = world.run(case.frame)
     assert (outcome.verdict, outcome.action) == (case.verdict, case.action)
     assert outcome.out.hex() == (case.frame if case.out is None else case.out).hex()

@@ -13,3 +13,11 @@ def world() -> Iterator[World]:
     world = World()
     yield world
     world.close()
+
+
+@pytest.fixture(scope="session")
+def shared_world() -> Iterator[World]:
+    """To load the program takes longer than all of a table's packets."""
+    world = World()
+    yield world
+    world.close()

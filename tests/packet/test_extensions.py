@@ -82,8 +82,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.description)
-def test_verdict(world: World, case: Case) -> None:
-    check(world, case)
+def test_verdict(shared_world: World, case: Case) -> None:
+    check(shared_world, case)
 
 
 @pytest.mark.parametrize("headers", range(8))

@@ -167,8 +167,8 @@ CASES = [*of_type("asked", SOLICITATIONS), *of_type("announced", ANNOUNCEMENTS)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.description)
-def test_verdict(world: World, case: Case) -> None:
-    check(world, case)
+def test_verdict(shared_world: World, case: Case) -> None:
+    check(shared_world, case)
 
 
 def test_cut_off_at_each_byte(world: World) -> None:

@@ -12,7 +12,7 @@ import pytest
 from anyport.decide.rows import RouteKind, RouteRow
 from anyport.kernel.abi import Verdict
 from anyport.model.definition import Address
-from tests.packet import test_extensions, test_ipv6, test_neighbours
+from tests.packet import test_extensions, test_icmp, test_ipv6, test_neighbours
 from tests.packet import world as w
 from tests.packet.cases import OTHER_MAC, Case, check, dropped, fence, on, same
 from tests.packet.world import (
@@ -367,8 +367,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.description)
-def test_verdict(world: World, case: Case) -> None:
-    check(world, case)
+def test_verdict(shared_world: World, case: Case) -> None:
+    check(shared_world, case)
 
 
 @pytest.mark.parametrize("payload", [SYN_TO_SHARED, UDP_TO_SHARED], ids=["tcp", "udp"])
@@ -407,6 +407,6 @@ def test_wrong_checksum_is_not_repaired(world: World) -> None:
 
 
 def test_each_verdict_has_a_case() -> None:
-    tables = (CASES, test_extensions.CASES, test_ipv6.CASES, test_neighbours.CASES)
+    tables = (CASES, test_extensions.CASES, test_icmp.CASES, test_ipv6.CASES, test_neighbours.CASES)
     seen = {case.verdict for cases in tables for case in cases}
     assert seen | {"established"} == {verdict.name.lower() for verdict in Verdict}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from anyport.decide.rows import Hop, HostRow, Path, RouteKind, RouteRow
+from anyport.decide.rows import MAX_HOSTS, Hop, HostRow, Path, RouteKind, RouteRow
 from anyport.kernel.abi import SelectionMethod
 from anyport.kernel.distribute import ConnectionRow, DistributorKernel
 from anyport.model import Protocol
@@ -107,6 +107,12 @@ class World:
         connection = self.connection(client_port)
         assert connection is not None
         return connection.slot
+
+    def forget(self) -> None:
+        """As if no packet had come yet."""
+        self.kernel.forget_connections(range(MAX_HOSTS))
+        for index in VIPS.values():
+            self.kernel.unfence(index)
 
     def _set_hosts(self) -> None:
         for slot, path, number in (

@@ -95,6 +95,12 @@ def chained(headers: Sequence[tuple[int, bytes]], protocol: int) -> tuple[int, b
     return (headers[0][0] if headers else protocol), b"".join(raw)
 
 
+def icmp(type: int, code: int, rest: bytes) -> bytes:
+    """`rest`: all that comes after the checksum."""
+    head = struct.pack("!BB", type, code)
+    return head + struct.pack("!H", checksum(head + b"\0\0" + rest)) + rest
+
+
 def icmpv6(
     source: IPv6Address, destination: IPv6Address, type: int, code: int, rest: bytes
 ) -> bytes:
