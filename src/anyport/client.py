@@ -31,16 +31,16 @@ class Client:
         return self._request("GET", f"/v1/{noun}" + (f"?{query}" if query else ""))
 
     def vip(self, vip: str) -> Any:
-        return self._request("GET", f"/v1/vips/{quote(vip)}")
+        return self._request("GET", f"/v1/vips/{quote(vip, safe=':')}")
 
     def add_vip(self, vip: str, **fields: Any) -> Any:
         return self._request("POST", "/v1/vips", {"vip": vip, **fields})
 
     def set_vip(self, vip: str, **fields: Any) -> Any:
-        return self._request("PATCH", f"/v1/vips/{quote(vip)}", fields)
+        return self._request("PATCH", f"/v1/vips/{quote(vip, safe=':')}", fields)
 
     def delete_vip(self, vip: str) -> Any:
-        return self._request("DELETE", f"/v1/vips/{quote(vip)}")
+        return self._request("DELETE", f"/v1/vips/{quote(vip, safe=':')}")
 
     def _request(self, method: str, path: str, body: Any = None) -> Any:
         connection = _UnixConnection(self._path, self._wait_seconds)

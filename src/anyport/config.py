@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 import re
 import socket
-from ipaddress import AddressValueError, IPv4Address
+from collections.abc import Collection
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
 from anyport.errors import ConfigError
+from anyport.model.definition import Address
 
 DEFAULT_PATH = Path("/etc/anyport/anyport.toml")
 _SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, one of them a zero
@@ -20,12 +22,26 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
 class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`address` is where the distributor sends this host's packets; `weight` is its share."""
+    """`address` is where the distributor sends this host's packets; `weight` is its share.
+
+    `address6`: the same for IPv6 packets, beside an IPv4 `address`. A host
+    takes part in the VIPs of the families that it has an address of.
+    """
 
     address: str
     interface: str
     name: str = ""
     weight: int = 100
+    address6: str = ""
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return tuple(ip_address(text) for text in (self.address, self.address6) if text)
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """IP versions, 4 or 6 or both."""
+        return frozenset(address.version for address in self.addresses)
 
 
 class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,7 +138,18 @@ def _complaints(config: Config) -> list[str]:
             _NAME.fullmatch(host.name) is not None,
             f"host.name {host.name!r}: allowed are up to 63 letters, digits, `.`, `_` and `-`",
         ),
-        (_is_ipv4(host.address), f"host.address {host.address!r}: an IPv4 address is wanted"),
+        (
+            _is_unicast(host.address, (4, 6)),
+            f"host.address {host.address!r}: an address of this host is wanted, as 192.0.2.1",
+        ),
+        (
+            not host.address6 or _is_unicast(host.address6, (6,)),
+            f"host.address6 {host.address6!r}: an IPv6 address of this host is wanted",
+        ),
+        (
+            not host.address6 or not _is_unicast(host.address, (6,)),
+            f"host.address6 {host.address6!r}: host.address is an IPv6 address already",
+        ),
         (0 <= host.weight <= 10000, f"host.weight {host.weight}: allowed are 0-10000"),
         (host.interface != "", "host.interface: the name of the LAN interface is wanted"),
         (
@@ -184,8 +211,14 @@ def _complaints(config: Config) -> list[str]:
     ]
 
 
-def _is_ipv4(text: str) -> bool:
+def _is_unicast(text: str, versions: Collection[int]) -> bool:
     try:
-        return not (a := IPv4Address(text)).is_unspecified and not a.is_multicast
-    except AddressValueError:
+        address = ip_address(text)
+    except ValueError:
         return False
+    # An interface is named beside it: a scope (fe80::1%eth0) would say it twice.
+    return (
+        address.version in versions
+        and "%" not in text
+        and not (address.is_unspecified or address.is_multicast)
+    )

@@ -12,18 +12,19 @@ import subprocess
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from anyport.errors import KernelError
-from anyport.kernel import arp, netlink, sysctl
+from anyport.kernel import arp, ndp, neighbours, netlink, sysctl
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 VIP = IPv4Address("198.51.100.7")
+VIP6 = IPv6Address("2001:db8::7")
 Result = TypeVar("Result")
 
 
@@ -55,6 +56,15 @@ def ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True)
 
 
+def addresses_of_lo() -> str:
+    show = ["ip", "-6", "-o", "addr", "show", "dev", "lo"]
+    return subprocess.run(show, capture_output=True, text=True).stdout
+
+
+def disable_ipv6(interface: str) -> None:
+    Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6").write_text("1")
+
+
 def test_vip_is_added_once_and_deleted_once() -> None:
     async def body() -> None:
         assert await netlink.add_vip(VIP) is True
@@ -72,7 +82,9 @@ def test_what_others_put_on_lo_is_no_vip_of_ours() -> None:
         ip("link set lo up")
         ip("addr add 198.51.100.1/24 dev lo")
         ip(f"addr add {VIP}/32 dev lo")
+        ip(f"addr add {VIP6}/128 dev lo")
         assert await netlink.add_vip(VIP) is False
+        assert await netlink.add_vip(VIP6) is False
         assert await netlink.vips_on_lo() == set()
 
     awaited(body)
@@ -116,12 +128,12 @@ def test_owner_of_an_address() -> None:
 def test_announcement_reaches_the_wire_in_both_forms() -> None:
     async def body() -> list[bytes]:
         ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
-        ip("link set lan0 up")
         ip("link set other up")
+        ip("link set lan0 up")  # last: then it can send at once
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as wire:
             wire.bind(("other", 0x0806))
             wire.settimeout(5)
-            netlink.announce(VIP, await netlink.interface("lan0"))
+            neighbours.announce(VIP, await netlink.interface("lan0"))
             return [wire.recv(100), wire.recv(100)]
 
     mac, vip = bytes.fromhex("020000000001"), VIP.packed
@@ -135,14 +147,14 @@ def test_announcement_reaches_the_wire_in_both_forms() -> None:
 def test_a_probe_finds_who_has_an_address() -> None:
     async def body() -> None:
         ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
-        ip("link set lan0 up")
         ip("link set other up")
+        ip("link set lan0 up")  # last: then it can send at once
         ip("addr add 198.51.100.1/24 dev lan0")  # our own answers nobody's probe of ours
         lan0, other = await netlink.interface("lan0"), await netlink.interface("other")
         assert await arp.probe(VIP, lan0) is None
         asking = asyncio.create_task(arp.probe(VIP, lan0))
         await asyncio.sleep(0)  # it has sent its first probe
-        netlink.announce(VIP, other)
+        neighbours.announce(VIP, other)
         assert await asking == other.mac
 
     awaited(body)
@@ -151,8 +163,8 @@ def test_a_probe_finds_who_has_an_address() -> None:
 def test_a_probe_tells_nobody_an_address() -> None:
     async def body() -> bytes:
         ip("link add lan0 address 02:00:00:00:00:01 type veth peer name other")
-        ip("link set lan0 up")
         ip("link set other up")
+        ip("link set lan0 up")  # last: then it can send at once
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
             wire.bind(("other", 0x0806))
             wire.settimeout(5)
@@ -162,6 +174,66 @@ def test_a_probe_tells_nobody_an_address() -> None:
     mac = bytes.fromhex("020000000001")
     head = b"\xff" * 6 + mac + bytes.fromhex("0806 0001 0800 06 04 0001")
     assert awaited(body) == head + mac + bytes(4) + bytes(6) + VIP.packed
+
+
+def test_an_ipv6_vip_is_usable_at_once_on_many_hosts() -> None:
+    """No duplicate address detection (RFC 4862 5.4), here or where the VIP is already."""
+
+    async def body() -> str:
+        ip("link set lo up")
+        assert await netlink.add_vip(VIP6) is True
+        assert await netlink.add_vip(VIP6) is False
+        assert await netlink.vips_on_lo() == {VIP6}
+        assert await netlink.address_owner(VIP6) == "lo"
+        with socket.socket(socket.AF_INET6) as bound:
+            bound.bind((str(VIP6), 80))  # EADDRNOTAVAIL if it were tentative
+        shown = addresses_of_lo()
+        assert await netlink.delete_vip(VIP6) is True
+        assert await netlink.delete_vip(VIP6) is False
+        return shown
+
+    assert "2001:db8::7/128 scope global nodad" in awaited(body)
+
+
+def test_an_ipv6_vip_that_cannot_be_is_an_error() -> None:
+    async def body() -> None:
+        disable_ipv6("lo")
+        with pytest.raises(KernelError, match=f"add {VIP6} on lo"):
+            await netlink.add_vip(VIP6)
+
+    awaited(body)
+
+
+def test_an_ipv6_announcement_is_an_unsolicited_overriding_advertisement() -> None:
+    """RFC 4861 4.4 and 7.2.6, byte by byte; the checksum was computed by hand."""
+    mac, vip = bytes.fromhex("020000000001"), VIP6.packed
+    all_nodes = bytes.fromhex("ff02 0000 0000 0000 0000 0000 0000 0001")
+    assert ndp.advertisement(mac, VIP6) == (
+        bytes.fromhex("3333 0000 0001")
+        + mac
+        + bytes.fromhex("86dd 6000 0000 0020 3a ff")
+        + vip
+        + all_nodes
+        + bytes.fromhex("88 00 f91e 2000 0000")
+        + vip
+        + bytes.fromhex("02 01")
+        + mac
+    )
+
+
+def test_an_ipv6_probe_tells_nobody_an_address() -> None:
+    """RFC 4862 5.4.2: from the unspecified address, without a link-layer address option."""
+    mac, vip = bytes.fromhex("020000000001"), VIP6.packed
+    solicited = bytes.fromhex("ff02 0000 0000 0000 0000 0001 ff00 0007")
+    assert ndp.solicitation(mac, VIP6) == (
+        bytes.fromhex("3333 ff00 0007")
+        + mac
+        + bytes.fromhex("86dd 6000 0000 0018 3a ff")
+        + bytes(16)
+        + solicited
+        + bytes.fromhex("87 00 4ce1 0000 0000")
+        + vip
+    )
 
 
 def test_sysctls_are_set_and_restored(tmp_path: Path) -> None:

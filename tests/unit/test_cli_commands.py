@@ -136,7 +136,11 @@ def test_json_is_what_the_daemon_says(
 TABLES = [
     ("vip list", "vip        ports  method  hosts  distributor  term\n192.0.2.1  any    hash    "),
     ("vip show 192.0.2.1", "vip          192.0.2.1\nports        any\n"),
-    ("hosts", "host  address   weight  state   since\na     10.0.0.1  100     active  now\n"),
+    (
+        "hosts",
+        "host  address   address6  weight  state   since\n"
+        "a     10.0.0.1  -         100     active  now\n",
+    ),
     ("listeners", "vip  protocol  port  host  specific  user  process\n"),
     (
         "ports 192.0.2.1",
@@ -188,6 +192,7 @@ CHANGES = [
     ("vip set 192.0.2.9 --hosts all", ("PATCH", "/v1/vips/192.0.2.9"), {"hosts": "all"}),
     ("vip set 192.0.2.9 --ports any", ("PATCH", "/v1/vips/192.0.2.9"), {"ports": "any"}),
     ("vip set 192.0.2.9 --udp-idle 5", ("PATCH", "/v1/vips/192.0.2.9"), {"udp_idle": 5}),
+    ("vip set 2001:DB8::0:9 --hosts all", ("PATCH", "/v1/vips/2001:db8::9"), {"hosts": "all"}),
     ("vip delete 192.0.2.9", ("DELETE", "/v1/vips/192.0.2.9"), None),
 ]
 
@@ -210,7 +215,8 @@ def test_what_does_not_hold_yet_is_said(daemon: Daemon, capsys: pytest.CaptureFi
 
 
 REFUSED = [
-    ("vip add 192.0.2.300", "address '192.0.2.300': an IPv4 address is wanted, as 192.0.2.10"),
+    ("vip add 192.0.2.300", "address '192.0.2.300': an IP address is wanted, as 192.0.2.10"),
+    ("vip add fd00::1%eth0", "address 'fd00::1%eth0': an IP address is wanted"),
     ("vip add 192.0.2.9 --ports 90-80", "the range is backwards; did you mean 80-90?"),
     ("vip add 192.0.2.9 --ports http", "allowed are `any` or ports 1-65535"),
     ("vip add 192.0.2.9 --ports 80/sctp", "protocol 'sctp': allowed are tcp and udp"),

@@ -24,6 +24,20 @@ def test_a_minimal_file_takes_the_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "versions"),
+    [
+        (MINIMAL, {4}),
+        (MINIMAL.replace("10.0.0.1", "fd00::1"), {6}),
+        (MINIMAL + 'address6 = "fe80::1"\n', {4, 6}),
+    ],
+)
+def test_a_host_may_have_an_address_of_either_family_or_both(
+    tmp_path: Path, text: str, versions: set[int]
+) -> None:
+    assert load(written(tmp_path, text)).host.versions == versions
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         (MINIMAL + "colour = 1\n", "host: object contains unknown field `colour`"),
@@ -31,6 +45,13 @@ def test_a_minimal_file_takes_the_defaults(tmp_path: Path) -> None:
         (MINIMAL + 'weight = "x"\n', "host.weight: expected `int`, got `str`"),
         (MINIMAL + "weight = -1\n", "host.weight -1: allowed are 0-10000"),
         (MINIMAL.replace("10.0.0.1", "10.0.0"), "host.address '10.0.0'"),
+        (MINIMAL.replace("10.0.0.1", "fe80::1%eth0"), "host.address 'fe80::1%eth0'"),
+        (MINIMAL + 'address6 = "10.0.0.1"\n', "host.address6 '10.0.0.1': an IPv6 address"),
+        (MINIMAL + 'address6 = "ff02::1"\n', "host.address6 'ff02::1'"),
+        (
+            MINIMAL.replace("10.0.0.1", "fd00::1") + 'address6 = "fd00::2"\n',
+            "host.address is an IPv6 address already",
+        ),
         (MINIMAL.replace('"a"', '"a/b"'), "host.name 'a/b'"),
         (MINIMAL + "[blocks]\nfirst = 50000\nlast = 40000\n", "blocks.first 50000"),
         (MINIMAL + "[blocks]\nsize = 16\nlow_water = 17\n", "blocks.low_water 17"),

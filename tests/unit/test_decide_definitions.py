@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
@@ -11,7 +11,11 @@ from anyport.errors import UsageError
 from anyport.model import Definition, Host, PortSet
 
 VIP = ip_address("192.0.2.10")
-KNOWN = {n: Host(n, IPv4Address(f"192.0.2.{i}")) for i, n in enumerate(["a", "b"], 1)}
+VIP6 = ip_address("2001:db8::10")
+KNOWN = {
+    "a": Host("a", IPv4Address("192.0.2.1")),
+    "b": Host("b", IPv4Address("192.0.2.2"), address6=IPv6Address("2001:db8::1")),
+}
 
 SCATTERED = PortSet.of(tcp=[(port, port) for port in range(1, 20_000, 2)])
 
@@ -24,6 +28,7 @@ def test_good_ones() -> None:
     validate(Definition(VIP), [], {})
     validate(Definition(VIP, PortSet.parse("80"), hosts=frozenset("ab")), many(3), KNOWN)
     validate(Definition(VIP), many(MAX_VIPS - 1), KNOWN)
+    validate(Definition(VIP6), many(3), KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +45,13 @@ def test_good_ones() -> None:
         (Definition(ip_address("224.0.0.1")), [], "multicast"),
         (Definition(ip_address("255.255.255.255")), [], "broadcast"),
         (Definition(ip_address("169.254.1.1")), [], "link-local"),
-        (Definition(ip_address("2001:db8::1")), [], "IPv4"),
         (Definition(VIP, SCATTERED), [], "allowed are 32768; join"),
+        (Definition(ip_address("2001:db8::1")), [], "address of host b"),
+        (Definition(ip_address("::")), [], "unspecified"),
+        (Definition(ip_address("::1")), [], "loopback"),
+        (Definition(ip_address("fe80::7")), [], "link-local"),
+        (Definition(ip_address("ff02::7")), [], "multicast"),
+        (Definition(ip_address("::ffff:192.0.2.7")), [], "give 192.0.2.7"),
     ],
 )
 def test_refused_in_one_line_that_says_what_is_allowed(
@@ -64,7 +74,8 @@ def test_an_acceptable_one_is_accepted_whatever_hosts_it_names() -> None:
     [
         (Definition(ip_address("127.0.0.1")), "loopback"),
         (Definition(ip_address("224.0.0.1")), "multicast"),
-        (Definition(ip_address("2001:db8::1")), "IPv4"),
+        (Definition(ip_address("::ffff:192.0.2.7")), "give 192.0.2.7"),
+        (Definition(ip_address("2001:db8::1")), "address of host b"),
         (Definition(ip_address("192.0.2.2")), "address of host b"),
         (Definition(ip_address("192.0.2.11"), SCATTERED), "allowed are 32768"),
     ],

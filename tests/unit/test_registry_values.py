@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ from anyport.registry.keys import (
 from anyport.registry.values import MAX_SIZE, Noun, decode, encode
 
 V4 = ip_address("10.0.0.100")
-V6 = ip_address("2001:db8::1")
+V6 = IPv6Address("2001:db8::1")
 PORTS = PortSet.parse("80,8000-8100/tcp,53/udp")
 DEFINITION = Definition(V4, PORTS, Method.ROUND_ROBIN, frozenset({"b", "a"}))
 LISTENER = Listener(V4, Protocol.UDP, 53, "a", False, "root", "named")
@@ -64,6 +64,12 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
         Host("a", V6, 10, HostState.DRAINING, 1.5, "x"),
         b'{"v":1,"address":"2001:db8::1","weight":10,"state":"draining","since":1.5,'
         b'"instance":"x"}',
+    ),
+    (
+        HostKey("b"),
+        Host("b", V4, address6=V6),
+        b'{"v":1,"address":"10.0.0.100","weight":100,"state":"active","since":0.0,'
+        b'"instance":"","address6":"2001:db8::1"}',
     ),
     (LISTENER_KEY, LISTENER, b'{"v":1,"specific":false,"user":"root","process":"named"}'),
     (
@@ -117,6 +123,8 @@ def test_fields_that_an_earlier_version_did_not_write_may_be_absent() -> None:
         (CandidacyKey("a", V4), b'{"v":1,"rank":1e99}', "rank"),
         (HostKey("a"), b'{"v":1,"address":"10.0.0.256"}', "10.0.0.256"),
         (HostKey("a"), b'{"v":1,"address":"0.0.0.0"}', "0.0.0.0"),
+        (HostKey("a"), b'{"v":1,"address":"10.0.0.1","address6":"10.0.0.2"}', "10.0.0.2"),
+        (HostKey("a"), b'{"v":1,"address":"10.0.0.1","address6":"ff02::1"}', "ff02::1"),
         (HostKey("a"), b'{"v":1,"address":"10.0.0.1","weight":-1}', "weight"),
         (HostKey("a"), b'{"v":1,"address":"10.0.0.1","state":"asleep"}', "asleep"),
         (DefinitionKey(V4), b'{"v":1,"ports":"100-1"}', "backwards"),

@@ -16,6 +16,7 @@ from anyport.agent.ports import PortPools
 from anyport.config import Config
 from anyport.decide import blocks as block_rules
 from anyport.decide import counts
+from anyport.errors import KernelError
 from anyport.kernel import listen, netlink
 from anyport.kernel.listen import HostedDefinition, ListenKernel
 from anyport.kernel.sysctl import ReservedPorts
@@ -52,6 +53,7 @@ class Agent:
         membership: Membership,
     ) -> None:
         self.host = config.host.name
+        self._versions = config.host.versions
         self._kernel = kernel
         self._mirror = mirror
         self._publisher = publisher
@@ -131,7 +133,7 @@ class Agent:
             return
         self.problems.pop("registry", None)
         before = self.hosted
-        self.hosted, refused = effective(self._mirror.cluster, self.host, before)
+        self.hosted, refused = effective(self._mirror.cluster, self.host, self._versions, before)
         for vip, why in refused.items():
             self._problem(f"vip {vip}", why)
         await self._remove_vips(before.keys() - self.hosted.keys())
@@ -185,7 +187,12 @@ class Agent:
             if owner not in (None, "lo"):
                 self._problem(f"vip {vip}", f"it is already an address of {owner} here")
                 continue
-            if await netlink.add_vip(vip):
+            try:
+                added = await netlink.add_vip(vip)
+            except KernelError as error:  # IPv6 is switched off: no reason to fail the other VIPs
+                self._problem(f"vip {vip}", str(error))
+                continue
+            if added:
                 log.info("vip %s: on lo, ports %s", vip, self.hosted[vip].ports)
             self.problems.pop(f"vip {vip}", None)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from anyport.decide.definitions import acceptable
 from anyport.model import Cluster, Definition, Distributing
@@ -17,10 +17,14 @@ def present_distributor(cluster: Cluster, vip: Address) -> Distributing | None:
 
 
 def effective(
-    cluster: Cluster, host: str, before: Mapping[Address, Definition]
+    cluster: Cluster, host: str, versions: Collection[int], before: Mapping[Address, Definition]
 ) -> tuple[dict[Address, Definition], dict[Address, str]]:
     """The definitions that hold on `host` now, given those that held `before`, and by VIP why
     others that were published may not.
+
+    `versions`: the IP versions that it has an address of. Others' VIPs would
+    never reach it, so they are not put there: a program that binds to one is
+    told so.
 
     While no distributor publishes (it died, the next is not elected yet) the
     last one stays in force; it goes when the operator has deleted it, too. One
@@ -35,6 +39,8 @@ def effective(
             definition: Definition | None = published.definition
         else:
             definition = before.get(vip) if vip in cluster.definitions else None
-        if definition is not None and (definition.allows(host) or vip in before):
+        if definition is None or vip.version not in versions:
+            continue
+        if definition.allows(host) or vip in before:
             holding[vip] = definition
     return acceptable(holding.values(), cluster.hosts, before.keys() & holding.keys())

@@ -69,12 +69,14 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 
 
 
 def _address(text: str) -> str:
-    from ipaddress import IPv4Address
+    from ipaddress import ip_address
 
     try:
-        return str(IPv4Address(text))
+        if "%" not in text:  # a scope means something on one host only
+            return str(ip_address(text))
     except ValueError:
-        raise ValueError(f"address {text!r}: an IPv4 address is wanted, as 192.0.2.10") from None
+        pass
+    raise ValueError(f"address {text!r}: an IP address is wanted, as 192.0.2.10 or 2001:db8::10")
 
 
 def _ports(text: str) -> str:

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,7 @@ class Daemon:
             host.weight,
             since=time.time(),
             instance=instance,
+            address6=IPv6Address(host.address6) if host.address6 else None,
         )
 
     def _cgroup(self) -> Path:

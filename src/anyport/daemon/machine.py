@@ -23,12 +23,13 @@ async def check(config: Config, path: Path) -> Interface:
         if error.errno != errno.ENODEV:
             raise
         raise ConfigError(f"{path}: host.interface: {error}") from None
-    if ip_address(config.host.address) not in interface.addresses:
-        has = ", ".join(sorted(map(str, interface.addresses))) or "none"
-        raise ConfigError(
-            f"{path}: host.address {config.host.address}: {interface.name} does not have it; "
-            f"it has {has}"
-        )
+    for name in ("address", "address6"):
+        address = getattr(config.host, name)
+        if address and ip_address(address) not in interface.addresses:
+            has = ", ".join(sorted(map(str, interface.addresses))) or "none"
+            raise ConfigError(
+                f"{path}: host.{name} {address}: {interface.name} does not have it; it has {has}"
+            )
     return interface
 
 

@@ -11,7 +11,7 @@ from anyport.agent.definitions import present_distributor
 from anyport.daemon.wish import Wish
 from anyport.decide.definitions import validate
 from anyport.errors import AnyportError, Conflict, UsageError
-from anyport.kernel import arp, netlink
+from anyport.kernel import neighbours, netlink
 from anyport.kernel.netlink import Interface
 from anyport.model import Definition
 from anyport.model.definition import Address
@@ -87,7 +87,7 @@ class Operator:
         for network in self._interface.networks:
             if vip in (network.network_address, network.broadcast_address):
                 raise UsageError(f"VIP {vip}: the network's own or broadcast address in {network}")
-        mac = await arp.probe(vip, self._interface)
+        mac = await neighbours.probe(vip, self._interface)
         if mac is not None:
             raise UsageError(
                 f"VIP {vip}: a machine on the LAN has it (MAC {mac.hex(':')});"
@@ -141,7 +141,10 @@ def _stored(vip: Address, entry: Entry) -> Definition:
 
 
 def parse_vip(text: object) -> Address:
+    """Raises UsageError. With a scope (fd00::1%eth0) it would be one host's only."""
     try:
-        return ip_address(str(text))
+        if "%" not in str(text):
+            return ip_address(str(text))
     except ValueError:
-        raise UsageError(f"vip {text!r}: an IP address is wanted") from None
+        pass
+    raise UsageError(f"vip {text!r}: an IP address is wanted")

@@ -57,6 +57,7 @@ class Rows:
             {
                 "host": host.name,
                 "address": str(host.address),
+                "address6": str(host.address6) if host.address6 else None,
                 "weight": host.weight,
                 "state": host.state.value,
                 "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(host.since)),

@@ -31,6 +31,7 @@ class Status:
         packets: DistributorKernel,
     ) -> None:
         self._config = config
+        self._versions = config.host.versions
         self._mirror = mirror
         self._publisher = publisher
         self._agent = agent
@@ -61,7 +62,7 @@ class Status:
     def _vip(self, vip: Address) -> dict[str, Any]:
         definition = self._mirror.cluster.definitions[vip]
         distributing = present_distributor(self._mirror.cluster, vip)
-        concerned = definition.allows(self._agent.host)
+        concerned = definition.allows(self._agent.host) and vip.version in self._versions
         holds = distributing is not None and distributing.definition == definition
         free = self._agent.pools.free(vip)
         return {
@@ -89,9 +90,14 @@ class Status:
             )
         if self._publisher.failing_since is not None:
             problems.append("registry: what this host says cannot be written; retrying")
-        for vip in self._mirror.cluster.definitions:
+        for vip, definition in self._mirror.cluster.definitions.items():
             if present_distributor(self._mirror.cluster, vip) is None:
                 problems.append(f"vip {vip}: no host distributes it")
+            if definition.allows(self._agent.host) and vip.version not in self._versions:
+                problems.append(
+                    f"vip {vip}: this host takes no part, as it has no IPv{vip.version} address: "
+                    + ("set host.address6" if vip.version == 6 else "set host.address to one")
+                )
         return problems
 
     async def _kernel_problems(self) -> list[str]:

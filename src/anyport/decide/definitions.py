@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address
 
 from anyport.decide.rows import MAX_VIPS
 from anyport.errors import UsageError
@@ -59,6 +59,8 @@ def acceptable(
 
 def address_fault(vip: Address) -> str | None:
     """Why this address can never be a VIP, of whatever version anyport is."""
+    if isinstance(vip, IPv6Address) and vip.ipv4_mapped:
+        return f"it stands for an IPv4 address; give {vip.ipv4_mapped}"
     for fault in ("unspecified", "loopback", "multicast", "reserved", "link_local"):
         if getattr(vip, f"is_{fault}"):
             word = "broadcast or reserved" if fault == "reserved" else fault.replace("_", "-")
@@ -69,8 +71,6 @@ def address_fault(vip: Address) -> str | None:
 def _faults(definition: Definition, hosts: Mapping[str, Host]) -> Iterator[str]:
     """What is wrong with a definition by itself, and beside the hosts' addresses."""
     vip = definition.vip
-    if not isinstance(vip, IPv4Address):
-        yield "IPv6 is not distributed yet; give an IPv4 address"
     if (fault := address_fault(vip)) is not None:
         yield fault
     if definition.ports is not ANY and definition.ports == PortSet():
@@ -83,7 +83,7 @@ def _faults(definition: Definition, hosts: Mapping[str, Host]) -> Iterator[str]:
             f" {MAX_DEFINITION_SIZE}; join neighbouring ports to ranges, or give `any`"
         )
     for host in hosts.values():
-        if host.address == vip:
+        if vip in host.addresses:
             yield f"the address of host {host.name}; give one that no interface has"
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import time
@@ -16,12 +15,14 @@ from anyport.decide import routes as rules
 from anyport.decide.blocks import refuse
 from anyport.decide.definitions import acceptable
 from anyport.decide.election import elect, next_term
-from anyport.decide.tables import NO_HOP, Hop, HostRow, Path
+from anyport.decide.tables import HostRow
+from anyport.distributor.hops import host_rows
+from anyport.distributor.lan import Lan
 from anyport.distributor.programmer import Programmer
-from anyport.errors import KernelError, RegistryError
+from anyport.errors import RegistryError
 from anyport.kernel.abi import ConnectionState
 from anyport.kernel.distribute import ConnectionRow, DistributorKernel
-from anyport.kernel.netlink import Interface, announce
+from anyport.kernel.netlink import Interface
 from anyport.model import Candidacy, Claim, Definition, Distributing, PortKey, Protocol
 from anyport.model.definition import Address
 from anyport.registry import values
@@ -38,9 +39,6 @@ TICK_SECONDS = 1.0
 # How long a connection without packets counts as live: of a SYN nobody answered, and after a FIN.
 NEW_SECONDS = 60.0
 CLOSING_SECONDS = 5.0
-ANNOUNCEMENTS = 3
-ANNOUNCE_SECONDS = 0.3
-REFRESH_SECONDS = 60.0
 
 
 @dataclass
@@ -80,14 +78,15 @@ class Distributor:
         self.problems: dict[str, str] = {}
         self._hosts: dict[str, HostRow] = {}
         self._absent: dict[Claim, float] = {}
-        self._announcing: dict[Address, asyncio.Task[None]] = {}
+        self._lan = Lan(interface, lambda vip, why: self._problem(f"vip {vip}", why))
 
     # ---- start and stop ----
 
     async def start(self) -> None:
         """Adopts what the kernel has; nothing is decided before the first complete listing."""
         await self._subscription.changed()
-        names = {host.address: name for name, host in self._mirror.cluster.hosts.items()}
+        hosts = self._mirror.cluster.hosts.items()
+        names = {address: name for name, host in hosts for address in host.addresses}
         self.programmer = Programmer(self._kernel, names)
         self._hosts = self._host_rows()
         self._stand()
@@ -104,7 +103,7 @@ class Distributor:
     async def leave(self) -> None:
         """A polite stop: the next host takes over; until it announces, this kernel forwards on."""
         for vip in self.offices:
-            self._stop_announcing(vip)
+            self._lan.stop_announcing(vip)
             self._publisher.delete(str(DistributingKey(self.host, vip)))
         for vip in self._mirror.cluster.definitions:
             self._publisher.delete(str(CandidacyKey(self.host, vip)))
@@ -146,12 +145,20 @@ class Distributor:
         """Candidate for every VIP whose definition allows this host."""
         for vip, definition in self._definitions().items():
             key = str(CandidacyKey(self.host, vip))
-            if self._config.distributor.eligible and definition.allows(self.host):
+            if self._eligible(definition):
                 value = values.encode(Candidacy(vip, self.host, self._config.distributor.rank, 0))
                 if self._publisher.wanted(key) != value:
                     self._publisher.set(key, value)
             else:
                 self._publisher.delete(key)
+
+    def _eligible(self, definition: Definition) -> bool:
+        config = self._config
+        return (
+            config.distributor.eligible
+            and definition.allows(self.host)
+            and definition.vip.version in config.host.versions
+        )
 
     async def _elections(self, vips: Iterable[Address]) -> None:
         if not self._membership.is_seen_in(self._mirror.cluster):
@@ -195,17 +202,18 @@ class Distributor:
         self.offices[vip] = office
         self._program_all(vip, office)
         await self._publish(vip, office)
+        self._lan.hear(vip)
         self.programmer.answer(office.published.definition, self._interface.mac)
         office.answering = True
         log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)
-        self._announce(vip)
+        self._lan.announce(vip)
 
     def _lose_offices(self) -> None:
         """The lease went, and with it what was published: another host may have been elected.
         Packets go on through here until it has announced itself; then an election decides."""
         for vip, office in self.offices.items():
             self._publisher.delete(str(DistributingKey(self.host, vip)))
-            self._stop_announcing(vip)
+            self._lan.stop_announcing(vip)
             log.warning("vip %s: term %d ended with the lease", vip, office.published.term)
         self.offices.clear()
 
@@ -216,11 +224,12 @@ class Distributor:
         if office is not None:
             log.info("vip %s: term %d ends", vip, office.published.term)
         self.problems.pop(f"vip {vip}", None)
-        self._stop_announcing(vip)
+        self._lan.stop_announcing(vip)
         # Until a successor has published, packets had better go on through here.
         published = {h for v, h in self._mirror.cluster.distributing if v == vip}
         if vip not in self._mirror.cluster.definitions or published - {self.host}:
             self.programmer.close(vip)
+            self._lan.ignore(vip)
 
     async def _redistribute(self, vip: Address) -> None:
         definition = self._mirror.cluster.definitions.get(vip)
@@ -288,25 +297,9 @@ class Distributor:
         self.programmer.change(vip, definition.method, routes, self._hosts)
 
     def _host_rows(self) -> dict[str, HostRow]:
-        return {
-            name: HostRow(self._hop(name, host.address), NO_HOP, host.weight)
-            for name, host in self._mirror.cluster.hosts.items()
-        }
-
-    def _hop(self, host: str, address: Address) -> Hop:
-        if host == self.host:
-            return Hop(address, Path.LOCAL)
-        return Hop(address, Path.L2, self._interface.index)
+        return host_rows(self._mirror.cluster.hosts, self.host, self._interface.index)
 
     # ---- the LAN ----
-
-    def _announce(self, vip: Address) -> None:
-        self._stop_announcing(vip)
-        self._announcing[vip] = asyncio.create_task(self._announce_often(vip))
-
-    def _stop_announcing(self, vip: Address) -> None:
-        if vip in self._announcing:
-            self._announcing.pop(vip).cancel()
 
     def _answer_rivals(self, vip: Address) -> None:
         """A host that published the VIP beside us has announced it; so do we, now that it has
@@ -314,18 +307,8 @@ class Distributor:
         office = self.offices[vip]
         rivals = {h for v, h in self._mirror.cluster.distributing if v == vip} - {self.host}
         if rivals != office.rivals and office.answering:
-            self._announce(vip)
+            self._lan.announce(vip)
         office.rivals = rivals
-
-    async def _announce_often(self, vip: Address) -> None:
-        """At first more than once, as one frame may be lost (RFC 5227, 2.3), and now and then for
-        ever: a neighbour may have heard a former distributor last."""
-        for number in itertools.count(1):
-            try:
-                announce(vip, self._interface)
-            except KernelError as error:
-                self._problem(f"vip {vip}", str(error))
-            await asyncio.sleep(ANNOUNCE_SECONDS if number < ANNOUNCEMENTS else REFRESH_SECONDS)
 
     async def _ticks(self) -> None:
         while True:
@@ -353,7 +336,7 @@ class Distributor:
         stands = present.get(key) == values.encode(office.published)
         if stands and self.offices.get(vip) is office:
             self.programmer.answer(office.published.definition, self._interface.mac)
-            self._announce(vip)
+            self._lan.announce(vip)
 
     # ---- dead hosts' blocks ----
 

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces and addresses of this network namespace, and announcing a VIP on the LAN.
+"""Interfaces and addresses of this network namespace; rtnetlink(7).
 
 The VIP is a /32 (IPv6: /128) on `lo`: every host accepts its packets, and none
-answers ARP for it from there (see anyport.kernel.sysctl); rtnetlink(7), packet(7).
+answers ARP for it from there (see anyport.kernel.sysctl), nor neighbour
+solicitations, which the kernel answers for the receiving interface's own
+addresses only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -19,11 +20,14 @@ from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from anyport.errors import KernelError
-from anyport.kernel import arp
 from anyport.model.definition import Address
 
 _LO = 1  # loopback is the first interface of every network namespace
-_LABEL = "lo:anyport"  # tells our VIPs on `lo` from other people's; `ip address` shows it
+# What tells our VIPs on `lo` from other people's; `ip address` shows it. IPv6 has no labels, but
+# a number for who added an address (IFA_PROTO, Linux 5.18).
+_LABEL = "lo:anyport"
+_ADDED_BY = 0x61
+_IFA_F_NODAD = 0x02  # <linux/if_addr.h>
 _UP = 0x1 | 0x10000  # IFF_UP, IFF_LOWER_UP
 
 Network = IPv4Network | IPv6Network
@@ -73,7 +77,9 @@ async def vips_on_lo() -> frozenset[Address]:
     """Those that `add_vip` put there, in whatever life of the daemon."""
     async with _netlink("addresses of lo") as netlink:
         entries = [a async for a in await netlink.addr("dump", index=_LO)]
-    return frozenset(_address(a) for a in entries if a.get("label") == _LABEL)
+    return frozenset(
+        _address(a) for a in entries if a.get("label") == _LABEL or a.get("proto") == _ADDED_BY
+    )
 
 
 async def address_owner(address: Address) -> str | None:
@@ -84,24 +90,6 @@ async def address_owner(address: Address) -> str | None:
             return None
         [link] = await netlink.link("get", index=max(owners))  # `lo` has the lowest index
     return str(link.get("ifname"))
-
-
-def announce(vip: Address, interface: Interface) -> None:
-    """One gratuitous ARP in each form: the VIP is at this interface from now on.
-
-    RFC 5227 2.3 announces with a request; some neighbours update their cache
-    only on a reply, so that goes out too. Say it again some times: nothing
-    confirms it. Raises KernelError.
-    """
-    if vip.version != 4:
-        raise KernelError(f"announcing {vip}: IPv4 only")
-    try:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-            wire.bind((interface.name, 0))
-            for operation, target in ((arp.REQUEST, bytes(6)), (arp.REPLY, interface.mac)):
-                wire.send(arp.frame(operation, interface.mac, vip.packed, target, vip.packed))
-    except OSError as error:
-        raise KernelError(f"announcing {vip} on {interface.name}", error.errno or 0) from None
 
 
 @contextlib.asynccontextmanager
@@ -115,17 +103,22 @@ async def _netlink(what: str) -> AsyncIterator[Any]:
 
 
 async def _change(command: str, vip: Address, settled: int) -> bool:
-    address: dict[str, Any] = {"address": str(vip), "prefixlen": vip.max_prefixlen}
-    if vip.version == 4:  # IPv6 has no labels
-        address["label"] = _LABEL
     try:
         async with _netlink(f"{command} {vip} on lo") as netlink:
-            await netlink.addr(command, index=_LO, **address)
+            await netlink.addr(command, index=_LO, **_single(vip))
     except KernelError as error:
         if error.errno != settled:
             raise
         return False
     return True
+
+
+def _single(vip: Address) -> dict[str, Any]:
+    """No duplicate address detection: every host of the cluster has the VIP (RFC 4862 5.4)."""
+    address: dict[str, Any] = {"address": str(vip), "prefixlen": vip.max_prefixlen}
+    if vip.version == 4:
+        return address | {"label": _LABEL}
+    return address | {"proto": _ADDED_BY, "flags": _IFA_F_NODAD}
 
 
 def _address(entry: Any) -> Address:

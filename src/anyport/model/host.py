@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from anyport.model.definition import Address
 
@@ -16,6 +17,7 @@ class HostState(enum.Enum):
 class Host:
     """One Linux machine of the cluster, as it describes itself in the registry.
 
+    `address6`: its IPv6 address, if `address` is an IPv4 one and it has both.
     `since`: Unix time (s) at which its daemon joined. `instance` tells two
     daemons of one name apart. That it lives, its lease says.
     """
@@ -26,3 +28,12 @@ class Host:
     state: HostState = HostState.ACTIVE
     since: float = 0.0
     instance: str = ""
+    address6: IPv6Address | None = None
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return (self.address,) if self.address6 is None else (self.address, self.address6)
+
+    def address_for(self, version: int) -> Address | None:
+        """Where packets of IP `version` (4 or 6) are sent to."""
+        return next((a for a in self.addresses if a.version == version), None)

@@ -8,7 +8,7 @@ add some; a change that an earlier one must not misread gets a higher `v`.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -73,6 +73,7 @@ class _Host(_Versioned, frozen=True):
     state: HostState = HostState.ACTIVE
     since: float = 0.0
     instance: _Word = ""
+    address6: _Word | UnsetType = UNSET
 
 
 class _Listener(_Versioned, frozen=True):
@@ -163,8 +164,9 @@ def _mirror(noun: Noun) -> _Versioned:
     match noun:
         case Definition():
             return _definition_mirror(noun)
-        case Host(_, address, weight, state, since, instance):
-            return _Host(VERSION, str(address), weight, state, since, instance)
+        case Host(_, address, weight, state, since, instance, address6):
+            other = UNSET if address6 is None else str(address6)
+            return _Host(VERSION, str(address), weight, state, since, instance, other)
         case Listener():
             return _Listener(VERSION, noun.specific, _text(noun.user), _text(noun.process))
         case Claim(block):
@@ -209,9 +211,12 @@ def _definition(vip: Address, said: _Definition) -> Definition:
 
 def _host(name: str, said: _Host) -> Host:
     address = ip_address(said.address)
-    if address.is_unspecified or address.is_multicast:
-        raise ValueError(f"address {address}: not one of a host")
-    return Host(name, address, said.weight, said.state, said.since, said.instance)
+    address6 = None if said.address6 is UNSET else IPv6Address(said.address6)
+    host = Host(name, address, said.weight, said.state, said.since, said.instance, address6)
+    for one in host.addresses:
+        if one.is_unspecified or one.is_multicast:
+            raise ValueError(f"address {one}: not one of a host")
+    return host
 
 
 def _claim(host: str, vip: Address, first: int, said: _Claim, create_revision: int) -> Claim:

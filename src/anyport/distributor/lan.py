@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking the LAN's traffic for a VIP, and telling that it is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Callable
+from ipaddress import IPv6Address
+
+from anyport.errors import KernelError
+from anyport.kernel.ndp import hear_solicitations
+from anyport.kernel.neighbours import announce
+from anyport.kernel.netlink import Interface
+from anyport.model.definition import Address
+
+ANNOUNCEMENTS = 3
+ANNOUNCE_SECONDS = 0.3
+REFRESH_SECONDS = 60.0
+
+
+class Lan:
+    """The VIPs that the neighbours are to find at this host's interface."""
+
+    def __init__(self, interface: Interface, problem: Callable[[Address, str], None]) -> None:
+        """`problem` is told of what the kernel refuses."""
+        self._interface = interface
+        self._problem = problem
+        self._announcing: dict[Address, asyncio.Task[None]] = {}
+        self._solicited: dict[Address, socket.socket] = {}
+
+    def hear(self, vip: Address) -> None:
+        """Questions for the VIP come in from now on; ARP is broadcast and needs nothing."""
+        if isinstance(vip, IPv6Address) and vip not in self._solicited:
+            self._solicited[vip] = hear_solicitations(vip, self._interface)
+
+    def ignore(self, vip: Address) -> None:
+        if vip in self._solicited:
+            self._solicited.pop(vip).close()
+
+    def announce(self, vip: Address) -> None:
+        self.stop_announcing(vip)
+        self._announcing[vip] = asyncio.create_task(self._announce_often(vip))
+
+    def stop_announcing(self, vip: Address) -> None:
+        if vip in self._announcing:
+            self._announcing.pop(vip).cancel()
+
+    async def _announce_often(self, vip: Address) -> None:
+        """At first more than once, as one frame may be lost (RFC 5227 2.3, RFC 4861 7.2.6), and
+        now and then for ever: a neighbour may have heard a former distributor last."""
+        for number in itertools.count(1):
+            try:
+                announce(vip, self._interface)
+            except KernelError as error:
+                self._problem(vip, str(error))
+            await asyncio.sleep(ANNOUNCE_SECONDS if number < ANNOUNCEMENTS else REFRESH_SECONDS)
