@@ -19,6 +19,7 @@ from anyport.lab.processes import scripts
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
+VIPS = {"10.77.0.200", "fd77::200"}
 ANYPORT = [sys.executable, "-m", "anyport.cli.main"]
 
 
@@ -48,7 +49,10 @@ def sleeping(lab: Lab, name: str) -> subprocess.Popen[bytes]:
     return program
 
 
-ACCEPT = "import socket; socket.create_server(('', 7)).accept()"
+ACCEPT = """
+import socket
+socket.create_server(('::', 7), family=socket.AF_INET6, dualstack_ipv6=True).accept()
+"""
 CONNECT = """
 import socket, sys, time
 while True:
@@ -64,10 +68,11 @@ while True:
 def test_every_node_reaches_every_other(lab: Lab, name: str) -> None:
     lab.build(hosts=2)
     assert lab.names == ["host1", "host2", "client", "lan"]
-    with lab.popen(name, [sys.executable, "-c", ACCEPT]) as server:
-        connect = [sys.executable, "-c", CONNECT, lab.node(name).address]
-        assert lab.run("host1", connect, timeout=20).returncode == 0
-        assert server.wait(10) == 0
+    for address in (lab.node(name).address, lab.node(name).address6):
+        with lab.popen(name, [sys.executable, "-c", ACCEPT]) as server:
+            connect = [sys.executable, "-c", CONNECT, address]
+            assert lab.run("host1", connect, timeout=20).returncode == 0
+            assert server.wait(10) == 0
 
 
 def test_a_host_has_its_own_namespace_cgroup_and_configuration(lab: Lab) -> None:
@@ -171,9 +176,13 @@ def test_down_after_a_crash_half_way(lab: Lab, survivor: str) -> None:
 
 
 def test_up_is_ready_at_return_and_daemons_come_and_go(lab: Lab) -> None:
-    lab.up(2, {"vip": "10.77.0.200"}, {"host": {"weight": 7}, "registry": {"ttl": 3}})
+    lab.up(
+        2, [{"vip": vip} for vip in sorted(VIPS)], {"host": {"weight": 7}, "registry": {"ttl": 3}}
+    )
     for host in lab.hosts:
-        assert lab.client(host).get("status")["ready"]
+        status = lab.client(host).get("status")
+        assert status["healthy"]
+        assert {row["vip"] for row in status["vips"] if row["ready"]} == VIPS
         assert [row["weight"] for row in lab.client(host).get("hosts")] == [7, 7]
     pid = lab.daemon_pid("host2")
     lab.kill_daemon("host2")

@@ -325,7 +325,7 @@ def lab_cluster(
 ) -> Iterator[LabCluster]:
     """`word`: letters and digits, one for each module. Without a definition: any port of VIP."""
     with Lab(f"{word}{os.getpid()}") as lab:
-        lab.up(hosts, {"vip": VIP} if definition is None else definition, settings)
+        lab.up(hosts, [{"vip": VIP} if definition is None else definition], settings)
         cluster = LabCluster(lab)
         try:
             yield cluster

@@ -8,19 +8,21 @@ import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
 
 from anyport.kernel.listen import Event, HostedDefinition, ListenKernel
 from anyport.model import ANY, Definition, PortBlock, PortSet
-from anyport.model.definition import Ports
+from anyport.model.definition import Address, Ports
 from tests.support.netns import fresh_bpffs, fresh_cgroup, fresh_netns
 from tests.support.sockets import PATIENCE
 
 VIP = IPv4Address("10.99.0.1")
 OTHER_VIP = IPv4Address("10.99.0.2")
+VIP6 = IPv6Address("fd99::1")
+OTHER_VIP6 = IPv6Address("fd99::2")
 CLIENT = "127.0.0.9"
 
 
@@ -79,7 +81,7 @@ def listen_host(tmp_path: Path) -> Iterator[ListenHost]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
     with (
-        fresh_netns(f"{VIP}/32", f"{OTHER_VIP}/32"),
+        fresh_netns(f"{VIP}/32", f"{OTHER_VIP}/32", f"{VIP6}/128", f"{OTHER_VIP6}/128"),
         fresh_cgroup() as cgroup,
         fresh_bpffs(tmp_path / "bpf") as bpffs,
     ):
@@ -91,7 +93,7 @@ def listen_host(tmp_path: Path) -> Iterator[ListenHost]:
 
 
 def hosted(
-    vip: IPv4Address = VIP,
+    vip: Address = VIP,
     ports: str = "any",
     leased: tuple[tuple[int, int], ...] = (),
     own: tuple[tuple[int, int], ...] = (),

@@ -14,7 +14,7 @@ from anyport.errors import UsageError
 if TYPE_CHECKING:
     from anyport.lab import Lab
 
-_NODE = ("name", "address", "daemon", "healthy", "problems")
+_NODE = ("name", "address", "address6", "daemon", "healthy", "problems")
 
 _name_option = click.option("--name", default="lab", show_default=True, help="Which lab.")
 
@@ -26,18 +26,24 @@ def lab() -> None:
 
 @lab.command()
 @click.option("--hosts", type=click.IntRange(1, 50), default=3, show_default=True)
-@click.option("--vip", type=ADDRESS, help="A VIP to start with, as 10.77.0.200.")
-@click.option("--ports", type=PORTS, help="The VIP's ports [default: any].")
-@click.option("--method", type=METHOD, help="The VIP's method [default: hash].")
+@click.option(
+    "--vip",
+    "vips",
+    type=ADDRESS,
+    multiple=True,
+    help="A VIP to start with, as 10.77.0.200 or fd77::200; more than once for more.",
+)
+@click.option("--ports", type=PORTS, help="The VIPs' ports [default: any].")
+@click.option("--method", type=METHOD, help="The VIPs' method [default: hash].")
 @_name_option
-def up(hosts: int, vip: str | None, ports: str | None, method: str | None, name: str) -> None:
+def up(hosts: int, vips: tuple[str, ...], ports: str | None, method: str | None, name: str) -> None:
     """Start a lab; returns when it is ready."""
-    if vip is None and (ports or method):
+    if not vips and (ports or method):
         raise UsageError("--ports and --method are a VIP's: give --vip too")
-    wish: dict[str, Any] = {"vip": vip, "ports": ports or "any", "method": method or "hash"}
+    wish: dict[str, Any] = {"ports": ports or "any", "method": method or "hash"}
     found = _lab(name)
-    found.up(hosts, wish if vip else None)
-    on = f"VIP {vip} on " if vip else ""
+    found.up(hosts, [{"vip": vip} | wish for vip in vips])
+    on = f"VIP {', '.join(vips)} on " if vips else ""
     click.echo(f"lab {name} is up: {on}{', '.join(found.hosts)}; and client")
     click.echo(f"try: anyport lab exec{_naming(name)} host1 -- anyport status")
 

@@ -47,12 +47,12 @@ class Lab:
     def up(
         self,
         hosts: int = 3,
-        definition: Mapping[str, Any] | None = None,
+        definitions: Sequence[Mapping[str, Any]] = (),
         settings: Settings | None = None,
     ) -> None:
-        """Returns when every daemon sees every host and, with a definition, its VIP is served.
+        """Returns when every daemon sees every host, and every VIP is served.
 
-        `definition` is what the daemon's POST /v1/vips takes; `settings` are
+        `definitions` are what the daemon's POST /v1/vips takes; `settings` are
         sections of the hosts' configuration. If a step fails nothing is left.
         """
         self.build(hosts)
@@ -63,9 +63,9 @@ class Lab:
                 self.configure(name, wanted)
                 self._start(name)
             self._await(self._all_joined, "every host to see every other")
-            if definition is not None:
+            for definition in definitions:
                 self.client("host1").add_vip(**definition)
-                self._await(self._all_ready, f"vip {definition['vip']} to be served")
+            self._await(lambda: self._all_serve(len(definitions)), "the VIPs to be served")
 
     def build(self, hosts: int = 3) -> None:
         """Namespaces, cgroups, directories: all but the processes."""
@@ -174,7 +174,12 @@ class Lab:
         """Writes the host's configuration; its daemon reads it at its next start."""
         node = self.node(host)
         sections: dict[str, dict[str, Any]] = {
-            "host": {"name": host, "address": node.address, "interface": node.interface},
+            "host": {
+                "name": host,
+                "address": node.address,
+                "address6": node.address6,
+                "interface": node.interface,
+            },
             "daemon": {
                 "pins": str(node.pins),
                 "state": str(node.directory / "state"),
@@ -210,13 +215,20 @@ class Lab:
         return pid if pid in processes.members(node.cgroup) else None
 
     def status(self) -> list[dict[str, Any]]:
-        """A row a node: name, address, daemon (pid), healthy, problems; None where none is due."""
+        """A row a node: name, address, address6, daemon (pid), healthy, problems.
+
+        None: none is due there.
+        """
         if not self.names:
             raise AnyportError(f"no lab {self.name!r} is up: start one with `anyport lab up`")
         return [self._row(node) for node in self._places.present()]
 
     def _row(self, node: Node) -> dict[str, Any]:
-        row: dict[str, Any] = {"name": node.name, "address": node.address}
+        row: dict[str, Any] = {
+            "name": node.name,
+            "address": node.address,
+            "address6": node.address6,
+        }
         if not node.is_host:
             return row | {"daemon": None, "healthy": None, "problems": []}
         try:
@@ -274,9 +286,10 @@ class Lab:
         nodes = [self.node(name) for name in self.hosts]
         return all(len(_ask(node, "hosts") or ()) == len(nodes) for node in nodes)
 
-    def _all_ready(self) -> bool:
+    def _all_serve(self, vips: int) -> bool:
+        """A daemon is ready for the VIPs that it has heard of."""
         found = [_ask(self.node(name), "status") for name in self.hosts]
-        return all(status is not None and status["ready"] for status in found)
+        return all(s is not None and s["ready"] and len(s["vips"]) == vips for s in found)
 
 
 def _ask(node: Node, noun: str) -> Any:

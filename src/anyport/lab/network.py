@@ -29,8 +29,8 @@ def _bridge(lan: Node, others: Sequence[Node]) -> list[str]:
     commands = [
         "link set lo up",
         f"link add {lan.interface} type bridge mcast_snooping 0",
-        f"address add {lan.address}/24 dev {lan.interface}",
         f"link set {lan.interface} up",
+        *_addresses(lan),
     ]
     for node in others:
         commands += [
@@ -43,12 +43,22 @@ def _bridge(lan: Node, others: Sequence[Node]) -> list[str]:
 def _member(node: Node) -> list[str]:
     commands = [
         "link set lo up",
-        f"address add {node.address}/24 dev {node.interface}",
         f"link set {node.interface} up",
+        *_addresses(node),
     ]
     if node.name == CLIENT:  # so that a VIP of any network is asked for on the LAN
-        commands.append(f"route add default dev {node.interface}")
+        commands += [f"route add {all_} dev {node.interface}" for all_ in ("default", "::/0")]
     return commands
+
+
+def _addresses(node: Node) -> list[str]:
+    """The link-local one besides the kernel's own, which is of no use for the second or two of
+    its duplicate address detection: until then no neighbour could be solicited."""
+    return [
+        f"address add {node.address}/24 dev {node.interface}",
+        f"address add {node.address6}/64 dev {node.interface} nodad",
+        f"address add {node.link_local}/64 dev {node.interface} nodad",
+    ]
 
 
 def _batch(options: Sequence[str], commands: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ MOST_HOSTS = 50
 _RUN = Path("/run/anyport-lab")
 _NAMESPACES = Path("/run/netns")
 _NETWORK = "10.77.0"
+_NETWORK6 = "fd77::"  # and the number as if it were hexadecimal, to look alike
 _LAST_BYTE = {CLIENT: 100, LAN: 254}
 
 
@@ -38,7 +39,19 @@ class Node:
 
     @property
     def address(self) -> str:
-        return f"{_NETWORK}.{_LAST_BYTE.get(self.name) or int(self.name[4:])}"
+        return f"{_NETWORK}.{self._number}"
+
+    @property
+    def address6(self) -> str:
+        return f"{_NETWORK6}{self._number}"
+
+    @property
+    def link_local(self) -> str:
+        return f"fe80::{self._number}"
+
+    @property
+    def _number(self) -> int:
+        return _LAST_BYTE.get(self.name) or int(self.name[4:])
 
     @property
     def cgroup(self) -> Path:
