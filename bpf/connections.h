@@ -18,6 +18,15 @@ static __always_inline bool has_target(const struct route *route, __u32 slot)
 	return slot < MAX_HOSTS && route->hosts >> slot & 1;
 }
 
+/* Signed: another CPU may have seen a packet since we asked for the time. */
+static __always_inline bool is_idle(const struct packet *packet,
+				    const struct connection *connection)
+{
+	__s64 silent = bpf_ktime_get_boot_ns() - connection->seen_ns;
+
+	return silent >= (__s64)packet->udp_idle_ns;
+}
+
 /*
  * A SYN that comes late, or is forged, must not move a live connection from a
  * target that has closed its listener. If the SYN is of a new connection, the
@@ -35,13 +44,16 @@ static __always_inline bool is_lively(const struct connection *connection)
  * R6. What follows in a connection stays with its target, also after the port
  * lost that target or its route. What may begin one (a SYN: retransmitted, or
  * of a new connection from the same port; any datagram) stays while that host
- * is still a target; else it would go to a closed port for ever.
+ * is still a target; else it would go to a closed port for ever. A UDP flow that
+ * was silent for as long as the definition says is a new one.
  */
 static __always_inline bool stays(const struct connection *connection, const struct packet *packet,
 				  const struct route *route)
 {
 	if (!packet->opens || (packet->flow.protocol == TCP && is_lively(connection)))
 		return true;
+	if (packet->flow.protocol == UDP && is_idle(packet, connection))
+		return false;
 	if (route->kind == ROUTE_NONE)
 		return packet->flow.protocol == UDP;
 	return has_target(route, connection->slot);

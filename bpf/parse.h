@@ -43,11 +43,12 @@ static __always_inline bool load(const struct frame *frame, __u32 offset, void *
 
 struct packet {
 	struct flow flow;
-	__u32 header; /* bytes before the transport header; IPv4: as the packet says */
-	__u32 total;  /* bytes of the IP packet, as it says */
-	__u8 family;  /* enum family */
-	__u8 version; /* what stands in the packet: must be that of the family */
-	__u8 ttl;     /* hop limit */
+	__u64 udp_idle_ns; /* the VIP's: a flow silent for longer may move */
+	__u32 header;	   /* bytes before the transport header; IPv4: as the packet says */
+	__u32 total;	   /* bytes of the IP packet, as it says */
+	__u8 family;	   /* enum family */
+	__u8 version;	   /* what stands in the packet: must be that of the family */
+	__u8 ttl;	   /* hop limit */
 	__u8 ip_protocol;
 	bool fragment;
 	bool error;	 /* an ICMP error: the flow is that of the packet inside, turned round */

@@ -215,6 +215,7 @@ static __always_inline struct decision decide_ip(struct frame *frame, struct pac
 		return decided(VERDICT_NOT_OURS, PASS);
 	if (is_fenced(vip))
 		return decide_fenced(vip, ethernet->h_source);
+	packet->udp_idle_ns = vip->udp_idle_ns;
 	return decide_ours(frame, vip, packet);
 }
 

@@ -135,6 +135,29 @@ def test_datagrams_stay_when_the_route_is_gone(world: World) -> None:
     assert world.send(datagram(w.ONLY_A)) == ["established"]
 
 
+def test_a_udp_flow_silent_for_long_enough_is_selected_anew(world: World) -> None:
+    """Every datagram comes after a silence of 0 s or more, so none of these is remembered."""
+    world.send(datagram(w.TURNS))
+    assert world.send(datagram(w.TURNS)) == ["established"]
+    world.kernel.set_vip(VIP, 0, w.MAC, udp_idle=0)
+    slots = []
+    for _ in range(3):
+        assert world.send(datagram(w.TURNS)) == ["selected"]
+        slots.append(world.slot())
+    assert sorted(slots) == [w.HERE, w.A, w.B]
+    world.route(w.TURNS, NONE, Protocol.UDP)
+    assert world.send(datagram(w.TURNS)) == ["no_route"]
+
+
+def test_a_silent_tcp_connection_stays(world: World) -> None:
+    """Half-closed ones are idle for hours."""
+    world.kernel.set_vip(VIP, 0, w.MAC, udp_idle=0)
+    world.send(segment(w.TURNS))
+    first = world.slot()
+    assert world.send(segment(w.TURNS), segment(w.TURNS, ACK)) == ["established"] * 2
+    assert world.slot() == first
+
+
 def test_unique_beats_a_stale_connection(world: World) -> None:
     """IBM PM76397: the more specific entry won, and the flow went nowhere."""
     world.send(segment(w.AT_HOME), segment(w.AT_HOME, ACK))
