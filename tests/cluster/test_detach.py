@@ -48,6 +48,9 @@ def test_status_says_what_somebody_took_away(cluster: LabCluster) -> None:
     cluster.run("host1", "ip", "link", "set", "eth0", "down")
     assert "interface eth0: down, or without a carrier" in problems(cluster)
     cluster.run("host1", "ip", "link", "set", "eth0", "up")
+    lost = cluster.lab.node("host1").address6  # the kernel drops IPv6 addresses with the link
+    assert f"interface eth0: it has lost {lost}" in problems(cluster)
+    cluster.run("host1", "ip", "address", "add", f"{lost}/64", "dev", "eth0", "nodad")
     eventually(lambda: not problems(cluster), "the link to be up again")
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -296,3 +296,12 @@ def test_every_port_of_a_vip_at_once() -> None:
     assert len(commands) == 5
     assert len(tables.programmed(0)) == 2 * 65535
     assert plan(tables, 0, Method.HASH, replacing(tables, 0, table), hosts) == []
+
+
+def test_an_adopted_host_is_known_again_by_either_address() -> None:
+    """It may have come to have the other, or lost one, since."""
+    six = IPv6Address("2001:db8::1")
+    both = HostRow(Hop(address("host1"), Path.L2, 2), Hop(six, Path.L2, 2), 100)
+    for known in (address("host1"), six):
+        tables = Tables.adopt({3: both}, {}, {}, {known: "host1"})
+        assert tables.slot("host1") == 3

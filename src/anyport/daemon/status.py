@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
 from typing import Any
 
 from anyport import __version__
@@ -112,9 +111,9 @@ class Status:
         absent = [v for v in self._agent.hosted if v not in on_lo and f"vip {v}" not in told]
         checks = [
             (lan.up, f"interface {lan.name}: down, or without a carrier"),
-            (
-                ip_address(host.address) in lan.addresses,
-                f"interface {lan.name}: it has lost host.address {host.address}",
+            *(
+                (address in lan.addresses, f"interface {lan.name}: it has lost {address}")
+                for address in host.addresses
             ),
             (
                 self._packets.attached(),
