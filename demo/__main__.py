@@ -21,6 +21,7 @@ from demo.lab import (
     HOSTS,
     LAB,
     VIP,
+    VIP6,
     Failure,
     anyport,
     command,
@@ -62,7 +63,7 @@ class Demo:
             f"daemon off; pid {prefix}/pid; error_log {prefix}/error.log;\n"
             "events {}\n"
             "http { access_log off;\n"
-            f"  server {{ listen {VIP}:80; return 200 '{host}\\n'; }} }}\n"
+            f"  server {{ listen {VIP}:80; listen [{VIP6}]:80; return 200 '{host}\\n'; }} }}\n"
         )
         self.nginx[host] = self.serve(
             host, "nginx", "-p", str(prefix), "-c", "nginx.conf", "-e", f"{prefix}/error.log"
@@ -79,11 +80,11 @@ def shares(answers: list[str]) -> str:
     return ", ".join(f"{host} {count}" for host, count in sorted(Counter(answers).items()))
 
 
-def fetch(count: int) -> list[str]:
+def fetch(count: int, at: str = VIP) -> list[str]:
     """`count` requests to the VIP, a connection each; who answered."""
-    urls = "".join(f'url = "http://{VIP}/"\n' for _ in range(count))
+    urls = "".join(f'url = "http://{at}/"\n' for _ in range(count))
     done = subprocess.run(
-        command("client", "curl", "-sS", "--fail", "-H", "Connection: close", "--config", "-"),
+        command("client", "curl", "-gsS", "--fail", "-H", "Connection: close", "--config", "-"),
         input=urls,
         capture_output=True,
         text=True,
@@ -93,8 +94,8 @@ def fetch(count: int) -> list[str]:
 
 
 def lab_up(demo: Demo) -> str:
-    anyport("lab", "up", "--name", LAB, "--hosts", "3", "--vip", VIP, "--ports", "any")
-    return f"3 hosts, one VIP {VIP}, no port listed anywhere"
+    anyport("lab", "up", "--name", LAB, "--hosts", "3", "--vip", VIP, "--vip", VIP6)
+    return f"3 hosts, one VIP {VIP}, one {VIP6}, no port listed anywhere"
 
 
 def share_requests(demo: Demo) -> str:
@@ -153,21 +154,25 @@ def passive_ftp(demo: Demo) -> str:
     return f"{2 * FILES} data connections, checksums equal: {shares(counted)}"
 
 
-def any_port(demo: Demo) -> str:
+def ephemeral(demo: Demo, vip: str, rounds: int) -> list[str]:
     """Each host in turn binds port 0; the client calls the port it got, on the VIP."""
-    rounds = [EPHEMERAL_ROUNDS // 3 + (n < EPHEMERAL_ROUNDS % 3) for n in range(3)]
+    counts = [rounds // 3 + (n < rounds % 3) for n in range(3)]
     answers: list[str] = []
-    for host, count in zip(HOSTS, rounds, strict=True):
-        words = (sys.executable, PROGRAMS, "ephemeral", host, str(count))
+    for host, count in zip(HOSTS, counts, strict=True):
+        words = (sys.executable, PROGRAMS, "ephemeral", host, str(count), vip)
         server = start(host, *words, stdout=subprocess.PIPE)
         demo.stack.callback(stop, server)
         assert server.stdout is not None
         for line in server.stdout:
-            fetched = run("client", "bash", "-c", f"cat </dev/tcp/{VIP}/{line.strip()}")
+            fetched = run("client", "bash", "-c", f"cat </dev/tcp/{vip}/{line.strip()}")
             expect(fetched.strip() == host, f"port {line.strip()} of {host}: got {fetched!r}")
             answers.append(host)
-    expect(len(answers) == EPHEMERAL_ROUNDS, f"{len(answers)} rounds")
-    return shares(answers)
+    expect(len(answers) == rounds, f"{len(answers)} rounds")
+    return answers
+
+
+def any_port(demo: Demo) -> str:
+    return shares(ephemeral(demo, VIP, EPHEMERAL_ROUNDS))
 
 
 def wildcard_hidden(demo: Demo) -> str:
@@ -186,6 +191,23 @@ def udp_service(demo: Demo) -> str:
     answers = run("client", sys.executable, PROGRAMS, "ask-udp", "5353", "90").split()
     expect(len(answers) == 90 and set(answers) == set(HOSTS), f"answers: {shares(answers)}")
     return shares(answers)
+
+
+def ipv6(demo: Demo) -> str:
+    for host in HOSTS:
+        demo.serve(host, sys.executable, PROGRAMS, "udp", host, "5353", VIP6)
+    listening = [(80, "tcp"), (5353, "udp")]
+    everywhere = set(HOSTS)
+    eventually(
+        "IPv6 listeners on all hosts",
+        lambda: all(targets(*port, VIP6) == everywhere for port in listening),
+    )
+    web = fetch(90, f"[{VIP6}]")
+    expect(len(web) == 90 and set(web) == everywhere, f"answers: {shares(web)}")
+    unique = ephemeral(demo, VIP6, 12)
+    asked = run("client", sys.executable, PROGRAMS, "ask-udp", "5353", "90", VIP6).split()
+    expect(len(asked) == 90 and set(asked) == everywhere, f"answers: {shares(asked)}")
+    return f"nginx {shares(web)}; bind 0 {shares(unique)}; UDP {shares(asked)}"
 
 
 def enumerated(demo: Demo) -> str:
@@ -208,6 +230,7 @@ STEPS: list[tuple[str, Step]] = [
     (f"bind(VIP, 0), {EPHEMERAL_ROUNDS} times, each reached on the port it got", any_port),
     ("a wildcard listener is not reachable on the VIP", wildcard_hidden),
     ("a UDP service, answers from the VIP", udp_service),
+    (f"all of it on {VIP6}: nginx, bind(VIP, 0), UDP", ipv6),
     ("the same VIP, switched to enumerated ports while it runs", enumerated),
 ]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 ANYPORT = str(Path(sys.executable).with_name("anyport"))
 LAB = "demo"
-VIP = "10.77.0.80"
+VIP, VIP6 = "10.77.0.80", "fd77::80"
 HOSTS = ("host1", "host2", "host3")
 PATIENCE_SECONDS = 15.0
 
@@ -53,11 +53,11 @@ def noun(*words: str) -> Any:
     return json.loads(run("host1", "anyport", *words, "--json"))
 
 
-def targets(port: int, protocol: str = "tcp") -> set[str]:
+def targets(port: int, protocol: str = "tcp", vip: str = VIP) -> set[str]:
     """The hosts that the port table names for a port."""
     return {
         target["host"]
-        for row in noun("ports", VIP)
+        for row in noun("ports", vip)
         if (row["port"], row["protocol"]) == (port, protocol)
         for target in row["targets"]
     }
