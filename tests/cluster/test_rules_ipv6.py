@@ -38,6 +38,7 @@ def test_every_host_has_the_vip_and_ports_to_hand_out(cluster: LabCluster) -> No
         cluster.await_targets(port, {host}, vip=VIP6)
         [row] = [row for row in cluster.noun("ports") if row["port"] == port]
         assert row["route"] == "unique"
+        assert cluster.client.fetch(VIP6, port, 3) == [host] * 3
 
 
 def test_any_port_specific_listeners_count(cluster: LabCluster) -> None:
@@ -48,6 +49,12 @@ def test_any_port_specific_listeners_count(cluster: LabCluster) -> None:
     cluster.await_targets(80, {"host1", "host2"}, vip=VIP6)
     cluster.await_targets(53, {"host2"}, "udp", vip=VIP6)
     assert cluster.targets(81, vip=VIP6) == set()
+    assert set(cluster.client.fetch(VIP6, 80, 40)) == {"host1", "host2"}
+    assert cluster.client.ask_udp(VIP6, 53, 3) == ["host2"] * 3
+    with pytest.raises(ConnectionRefusedError):
+        cluster.client.connect(VIP6, 81)
+    with pytest.raises(ConnectionRefusedError):
+        cluster.client.ask_udp(VIP6, 54)
 
 
 @pytest.mark.parametrize("v6only", [False, True])
@@ -58,6 +65,7 @@ def test_enumerated_wildcards_count(cluster: LabCluster, v6only: bool) -> None:
     cluster.lab.client("host1").set_vip(VIP6, ports="80/tcp")
     cluster.await_targets(80, {"host1"}, vip=VIP6)
     assert cluster.targets(81, vip=VIP6) == set()
+    assert cluster.client.fetch(VIP6, 80, 5) == ["host1"] * 5
 
 
 def test_any_spelling_names_the_vip(cluster: LabCluster) -> None:
@@ -86,5 +94,7 @@ def test_a_takeover_is_announced(cluster: LabCluster) -> None:
         lambda: cluster.client.do("frame", number=wire) == announced, f"{new} to announce itself"
     )
     assert cluster.lab.client(new).vip(VIP6)["distributor"] == new
+    cluster[new].listen(VIP6, 80)
+    eventually(lambda: cluster.client.fetch(VIP6, 80, 5) == [new] * 5, "packets to go on")
     cluster.lab.start_daemon(old)
     cluster.await_ready()

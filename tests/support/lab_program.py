@@ -40,8 +40,7 @@ class Program:
     def do_listen(
         self, address: str, port: int = 0, listen: bool = True, mptcp: bool = False, **options: bool
     ) -> list[int]:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = socket.socket(family, socket.SOCK_STREAM, MPTCP if mptcp else 0)
+        made = socket.socket(_family(address), socket.SOCK_STREAM, MPTCP if mptcp else 0)
         self._bind(made, address, port, options)
         if listen:
             made.listen(256)
@@ -49,9 +48,10 @@ class Program:
         return self._keep(made)
 
     def do_bind_udp(self, address: str, port: int = 0, **options: bool) -> list[int]:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = socket.socket(family, socket.SOCK_DGRAM)
+        made = socket.socket(_family(address), socket.SOCK_DGRAM)
         made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        if made.family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         self._bind(made, address, port, options)
         self._on_readable(made, self._answer)
         return self._keep(made)
@@ -104,10 +104,15 @@ class Program:
             connection.close()
 
     def _answer(self, server: socket.socket) -> None:
-        """From the address that was asked, also if bound to the wildcard (ip(7), IP_PKTINFO)."""
-        words, [(level, kind, info)], _, client = server.recvmsg(65536, 64)
-        _, asked, _ = struct.unpack("i4s4s", info)
-        source = (level, kind, struct.pack("i4s4s", 0, asked, bytes(4)))
+        """From the address that was asked, also if bound to the wildcard: ip(7), IP_PKTINFO; and
+        ipv6(7), IPV6_PKTINFO, which a socket of IPv6 gets for IPv4 too."""
+        words, told, _, client = server.recvmsg(65536, 128)
+        level, kind, info = told[-1]
+        if level == socket.IPPROTO_IPV6:
+            source = (level, kind, info[:16] + bytes(4))
+        else:
+            _, asked, _ = struct.unpack("i4s4s", info)
+            source = (level, kind, struct.pack("i4s4s", 0, asked, bytes(4)))
         server.sendmsg([f"{self._name} ".encode(), words], [source], 0, client)
 
     # ---- as a client ----
@@ -116,7 +121,7 @@ class Program:
         self, address: str, port: int, source: int = 0, mptcp: bool = False
     ) -> list[Any]:
         """Number, own port, and who greeted."""
-        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP if mptcp else 0)
+        made = socket.socket(_family(address), socket.SOCK_STREAM, MPTCP if mptcp else 0)
         made.settimeout(PATIENCE)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -149,7 +154,7 @@ class Program:
         """
         answers = []
         for _ in range(count):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+            with socket.socket(_family(address), socket.SOCK_DGRAM) as made:
                 made.settimeout(PATIENCE)
                 made.bind(("", source))
                 made.connect((address, port))
@@ -224,6 +229,10 @@ class Program:
 
     def _on_readable(self, made: socket.socket, act: Callable[[socket.socket], None]) -> None:
         self._selector.register(made, selectors.EVENT_READ, act)
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _line(connection: socket.socket) -> str:
