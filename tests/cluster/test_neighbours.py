@@ -62,8 +62,15 @@ def lan() -> Iterator[Lan]:
                 # A neighbour that does not answer is given up after three tries of this.
                 run("sysctl", "-q", "-w", "net.ipv6.neigh.eth0.retrans_time_ms=100")
             _up(HOST)  # last: then it can send at once
+            with _in(client):  # whose carrier the kernel tells it of in its own time
+                eventually(_has_route, "the client's route")
             yield Lan(asyncio.run(_with_vip()), client)
         os.close(client)
+
+
+def _has_route() -> bool:
+    asked = subprocess.run(["ip", "-6", "route", "get", HOST], capture_output=True)
+    return asked.returncode == 0
 
 
 def _up(address: str) -> None:

@@ -212,12 +212,16 @@ async def _locked(data: Path) -> AsyncIterator[None]:
 
 
 def _started(pid: int) -> str | None:
-    """None: no such process, or a zombie."""
+    """None: no such process, or a zombie.
+
+    A killed one whose first thread is a zombie and others are not still has its ports.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] == "Z" else fields[19]
+    state, threads = fields[0], int(fields[17])
+    return None if state == "Z" and threads <= 1 else fields[19]
 
 
 def _boot() -> str:
