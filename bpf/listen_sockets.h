@@ -148,7 +148,8 @@ static __always_inline void count_down(const struct listening_socket *socket)
 /* True if it is recorded now and was not before. */
 static __always_inline bool opened(__u64 cookie, const struct listening_socket *socket)
 {
-	long error = bpf_map_update_elem(&sockets, &cookie, socket, BPF_NOEXIST);
+	/* Not long: before Linux 6.4 only the lower 32 bits of it are set. */
+	int error = bpf_map_update_elem(&sockets, &cookie, socket, BPF_NOEXIST);
 
 	if (error == -EEXIST)
 		return false;
