@@ -88,6 +88,7 @@ class Agent:
         self.hosted = {vip: wishes[vip] for vip in adopted if vip in wishes}
         await self._remove_vips(set(adopted) - self.hosted.keys())
         await self._definitions_changed()
+        self._reconcile()  # sockets of a definition that changed while nobody was here
         asyncio.get_running_loop().add_reader(self._kernel.fileno(), self._events)
 
     async def run(self) -> None:
