@@ -261,7 +261,12 @@ class LiveCluster:
         plane = DataPlane()
         plane.hosts, plane.selections = kernel.hosts(), kernel.selections()
         plane.routes[index] = kernel.routes(index)
-        names = {ip_address(self._lab.node(name).address): name for name in self.machines}
+        names = {
+            ip_address(address): name
+            for name in self.machines
+            for node in [self._lab.node(name)]
+            for address in (node.address, node.address6)
+        }
         return {
             key: (
                 "unique" if row.kind == 1 else "distributed",
