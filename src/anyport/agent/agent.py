@@ -276,7 +276,10 @@ class Agent:
 
     def is_ready(self, vip: Address) -> bool:
         """Whether the VIP is served here, bind(VIP, 0) included if its ports leave any room."""
-        return vip in self.hosted and (self.pools.free(vip) > 0 or vip in self._blocks.full)
+        definition = self.hosted.get(vip)
+        return definition is not None and (
+            self.pools.free(vip) > 0 or not self._blocks.can_fit(definition)
+        )
 
     # ---- telling the distributor ----
 

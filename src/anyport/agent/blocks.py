@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 
 from anyport.agent.definitions import present_distributor
@@ -50,8 +50,7 @@ class Blocks:
         self._own: dict[Address, tuple[PortBlock, ...]] = {}
         self._claimed_here: set[PortBlock] = set()
         self._exhausted: set[Address] = set()
-        self.full: set[Address] = set()
-        """VIPs on which no further block fits."""
+        self._full: set[Address] = set()  # no further block fits
         self._rest = config.blocks.rest
         self._departed: dict[Claim, float] = {}  # when it was first seen so, or last not vacant
         self._clock = asyncio.get_running_loop().time
@@ -94,6 +93,10 @@ class Blocks:
             )
         self._exhausted.add(vip)
         self.wake()
+
+    def can_fit(self, definition: Definition) -> bool:
+        """Whether the enumerated ports leave room for a block at all."""
+        return self._place(definition, 1, (), ()) is not None
 
     def wake(self) -> None:
         self._wake.set()
@@ -166,11 +169,11 @@ class Blocks:
             return
         block = self._next(definition, size)
         if block is None:
-            if vip not in self.full:
+            if vip not in self._full:
                 log.warning("vip %s: no room for another port block; free ports: %d", vip, free)
-            self.full.add(vip)
+            self._full.add(vip)
             return
-        self.full.discard(vip)
+        self._full.discard(vip)
         self._claimed_here.add(block)
         claim = Claim(block, self._host, 0)
         key = str(ClaimKey(self._host, vip, block.first))
@@ -201,10 +204,16 @@ class Blocks:
     def _next(self, definition: Definition, size: int) -> PortBlock | None:
         cluster = self._mirror.cluster
         listening = (port for _, port in cluster.listeners.get(definition.vip, {}))
+        taken = chain(listening, self._refused())  # looked at only if any port may be free
+        return self._place(definition, size, cluster.claims.values(), taken)
+
+    def _place(
+        self, definition: Definition, size: int, claims: Iterable[Claim], taken: Iterable[int]
+    ) -> PortBlock | None:
         return rules.next_block(
             definition,
-            cluster.claims.values(),
-            chain(listening, self._refused()),  # looked at only if any port may be free
+            claims,
+            taken,
             host=self._host,
             size=size,
             first=self._policy.first,
