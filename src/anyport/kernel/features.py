@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from anyport.errors import KernelError
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _MOUNTS = Path("/proc/self/mountinfo")
 _STATUS = Path("/proc/self/status")
+_MODULES = Path("/lib/modules")
 _NEWER = "boot a newer kernel: Debian 12's, or any from 6.1 on with these options set"
 
 # Bits of CapEff, <linux/capability.h>.
@@ -44,19 +46,20 @@ _HELPERS = [
     ("SCHED_CLS", 152, "bpf_redirect_neigh", "forwarding to a target"),
 ]
 
-# Kernel functions whose presence in the BTF tells a feature; whether it is required. Without the
-# TCP iterator shutdown() on a listener older than anyport is seen at the next audit only; without
-# the UDP one nothing tells a service older than anyport from a socket that merely sent.
-_FUNCTIONS = [
-    ("bpf_iter_tcp", "iter/tcp", False, "adopting listeners", "CONFIG_PROC_FS"),
+# Name in the kernel's BTF whose presence tells a feature, check, whether it is required, what needs
+# it, how to get it. Without the first two shutdown() on a listener older than anyport is seen at
+# the next audit only; without the last nothing tells a service older than anyport from a socket
+# that merely sent.
+_NAMES = [
+    ("bpf_iter_tcp", "iter/tcp", False, "adopting listeners", f"{_NEWER}: CONFIG_PROC_FS"),
     (
-        "bpf_iter_tcp_get_func_proto",
-        "setsockopt in iter/tcp",
+        "TCP_BPF_SOCK_OPS_CB_FLAGS",
+        "sockops flags by setsockopt",
         False,
         "seeing adopted listeners shut down at once",
-        "a kernel from 5.16 on",
+        "a kernel from 6.12 on",
     ),
-    ("bpf_iter_udp", "iter/udp", True, "adopting UDP sockets", "CONFIG_PROC_FS"),
+    ("bpf_iter_udp", "iter/udp", True, "adopting UDP sockets", f"{_NEWER}: CONFIG_PROC_FS"),
 ]
 
 
@@ -88,7 +91,7 @@ def kernel_findings() -> Iterator[Finding]:
     yield _btf()
     yield _cgroup2()
     yield _libbpf()
-    yield from _functions()
+    yield from _names()
     yield _traffic_hook()
     yield from _programs()
 
@@ -158,15 +161,15 @@ def _libbpf() -> Finding:
         return Finding("libbpf", False, True, str(error), "apt install libbpf1")
 
 
-def _functions() -> Iterator[Finding]:
-    names = _kernel_functions()
-    for function, check, required, use, option in _FUNCTIONS:
-        yield Finding(check, names and names(function), required, use, f"{_NEWER}: {option}")
+def _names() -> Iterator[Finding]:
+    names = _kernel_names()
+    for name, check, required, use, remedy in _NAMES:
+        yield Finding(check, names and names(name), required, use, remedy)
 
 
 def _traffic_hook() -> Finding:
     """Either will do: TCX, or clsact, which may be a module that is loaded when used."""
-    names = _kernel_functions()
+    names = _kernel_names()
     if names and names("tcx_link_attach"):
         return Finding("TCX or clsact", True, True, "TCX")
     clsact = bool(names and names("clsact_init")) or _has_module("sch_ingress")
@@ -174,7 +177,7 @@ def _traffic_hook() -> Finding:
     return Finding("TCX or clsact", clsact, True, detail, f"{_NEWER}: CONFIG_NET_SCH_INGRESS")
 
 
-def _kernel_functions() -> Callable[[str], bool] | None:
+def _kernel_names() -> Callable[[str], bool] | None:
     """Whether the BTF's string section has a name; None if there is no BTF."""
     try:
         types = _BTF.read_bytes()
@@ -184,9 +187,9 @@ def _kernel_functions() -> Callable[[str], bool] | None:
 
 
 def _has_module(name: str) -> bool:
-    if shutil.which("modinfo") is None:
-        return False
-    return subprocess.run(["modinfo", name], capture_output=True, check=False).returncode == 0
+    """For the running kernel, installed or built in (depmod(8))."""
+    lists = (_MODULES / os.uname().release / f"modules.{kind}" for kind in ("dep", "builtin"))
+    return any(f"/{name}.ko" in path.read_text() for path in lists if path.exists())
 
 
 def _programs() -> Iterator[Finding]:
