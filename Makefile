@@ -13,6 +13,11 @@ HOST_PACKAGES := clang libbpf-dev libbpf1 bpftool python3 python3-venv \
 	etcd-server iproute2 ethtool util-linux procps
 DEMO_PACKAGES := nginx curl
 DEV_PACKAGES := clang-format openssl
+KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio
+
+KERNEL := build/kernel
+KERNEL_TESTS := tests/abi tests/packet $(wildcard tests/cluster/test_listen_*.py) \
+	tests/cluster/test_netlink.py tests/cluster/test_features.py
 
 install: $(VENV)/.host bpf
 
@@ -39,6 +44,15 @@ bpf: $(VENV)/.host
 test: $(VENV)/.dev bpf
 	$(BIN)/pytest
 
+# What the kernel has to do with, on Debian 12's own kernel, in an emulated machine.
+test-kernel: $(VENV)/.dev bpf $(KERNEL)/.fetched
+	tests/kernel/boot $(KERNEL) $(KERNEL_TESTS)
+
+$(KERNEL)/.fetched: tests/kernel/fetch
+	packaging/install-packages $(KERNEL_PACKAGES)
+	tests/kernel/fetch $(KERNEL)
+	touch $@
+
 check: $(VENV)/.dev bpf
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,6 +65,6 @@ demo: $(VENV)/.demo bpf
 
 clean:
 	$(MAKE) --silent -C bpf clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(KERNEL)
 
-.PHONY: install bpf test check demo clean
+.PHONY: install bpf test test-kernel check demo clean
