@@ -87,6 +87,18 @@ def bind_zero(cluster: LiveCluster, name: str, vip: Address, protocol: Protocol)
     assert FIRST_BLOCK_PORT <= port <= LAST_BLOCK_PORT
 
 
+def bind_zero_at_last(cluster: LiveCluster, name: str, vip: Address) -> None:
+    """A daemon that was frozen may say ready before it has read what its kernel handed out."""
+
+    def bound() -> bool:
+        with suppress(Refused):
+            bind_zero(cluster, name, vip, Protocol.TCP)
+            return True
+        return False
+
+    cluster.eventually(bound, f"{name} to be given a port of {vip}")
+
+
 def closing(name: str, which: int) -> Action:
     def do(cluster: LiveCluster) -> None:
         numbers = list(cluster.machines[name].open)
@@ -216,7 +228,7 @@ def check(cluster: LiveCluster) -> None:
         ready(cluster, name)
     for vip, definition in cluster.definitions.items():
         for name in filter(definition.allows, HOSTS):
-            bind_zero(cluster, name, vip, Protocol.TCP)
+            bind_zero_at_last(cluster, name, vip)
             cluster.open(name, vip, Protocol.TCP, SENTINEL)
     settled(cluster)
 
