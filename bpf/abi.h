@@ -247,13 +247,16 @@ enum verdict {
 	VERDICT_FENCED,	     /* another host announced the VIP: passed up */
 	VERDICT_ESTABLISHED, /* known connection, to its target */
 	VERDICT_UNIQUE,
-	VERDICT_SELECTED,	/* new connection, by the selection table */
-	VERDICT_FALLBACK,	/* new connection, without a table */
-	VERDICT_HASHED,		/* not a SYN and not known: where the hash says */
-	VERDICT_ICMP_ERROR,	/* about a connection: to its target */
-	VERDICT_NO_ROUTE,	/* passed up: the local stack refuses it */
-	VERDICT_OTHER_PROTOCOL, /* passed up: neither TCP nor UDP, nor an error about one */
-	VERDICT_DROP_FRAGMENT,
+	VERDICT_SELECTED,	    /* new connection, by the selection table */
+	VERDICT_FALLBACK,	    /* new connection, without a table */
+	VERDICT_HASHED,		    /* not a SYN and not known: where the hash says */
+	VERDICT_ICMP_ERROR,	    /* about a connection: to its target */
+	VERDICT_FRAGMENT,	    /* not the first of its packet: to where that went */
+	VERDICT_FRAGMENT_HELD,	    /* came before it: kept, and lost if that never comes */
+	VERDICT_FRAGMENTS_RELEASED, /* the first, late: put back, those that waited behind it */
+	VERDICT_NO_ROUTE,	    /* passed up: the local stack refuses it */
+	VERDICT_OTHER_PROTOCOL,	    /* passed up: neither TCP nor UDP, nor an error about one */
+	VERDICT_DROP_FRAGMENT,	    /* came before the first, and cannot be kept */
 	VERDICT_DROP_MALFORMED,
 	VERDICT_DROP_HEADERS, /* more IPv6 extension headers than are walked */
 	VERDICT_DROP_ICMP,    /* an error that does not tell which connection it is about */

@@ -12,12 +12,15 @@ enum action {
 	ANSWER_ARP, /* back out of the interface it came by */
 	ANSWER_NDP,
 	FORWARD, /* by `hop` */
+	RELEASE, /* back into the queue, and the held fragments from `waiting` on */
 };
 
 struct decision {
 	__u32 verdict; /* enum verdict */
 	__u32 action;  /* enum action */
 	const struct hop *hop;
+	__u32 slot;    /* FORWARD: whose hop it is */
+	__u32 waiting; /* RELEASE: as in struct fragment_place */
 };
 
 static __always_inline struct decision decided(enum verdict verdict, enum action action)

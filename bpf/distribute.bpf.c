@@ -122,6 +122,40 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	return bpf_redirect_neigh(hop->ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
+/* The skb becomes a held fragment, and a clone of it takes its turn at this interface again. */
+static __always_inline void put_back(struct __sk_buff *skb, const struct held_fragment *held)
+{
+	__u32 length = held->length;
+
+	if (!length || length > HELD_BYTES || bpf_skb_change_tail(skb, length, 0))
+		return;
+	if (!bpf_skb_store_bytes(skb, 0, held->bytes, length, BPF_F_RECOMPUTE_CSUM))
+		bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+}
+
+/*
+ * Back into the queue of this CPU: the packet itself, and then those that waited
+ * for it. If newer ones have taken their places in the ring since, they are put
+ * back instead, and held again.
+ */
+static __always_inline int put_all_back(struct __sk_buff *skb, __u32 waiting)
+{
+	struct fragment_key key = {};
+
+	bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+	for (__u32 i = 0; waiting && i < MOST_HELD; i++) {
+		__u32 position = waiting - 1;
+		struct held_fragment *held = bpf_map_lookup_elem(&held_fragments, &position);
+
+		if (!held || (i && !same_key(&held->key, &key)))
+			break;
+		key = held->key;
+		waiting = held->next;
+		put_back(skb, held);
+	}
+	return TC_ACT_SHOT;
+}
+
 static __always_inline void count(__u32 verdict)
 {
 	__u64 *counter = bpf_map_lookup_elem(&counters, &verdict);
@@ -145,6 +179,8 @@ int distribute(struct __sk_buff *skb)
 		return answer_ndp(skb);
 	case FORWARD:
 		return decision.hop ? forward(skb, &packet, decision.hop) : TC_ACT_SHOT;
+	case RELEASE:
+		return put_all_back(skb, decision.waiting);
 	case DROP:
 		return TC_ACT_SHOT;
 	default:

@@ -20,7 +20,6 @@
 #define ICMPV6_TIME_EXCEEDED	 3
 #define ICMPV6_PARAMETER_PROBLEM 4
 #define ICMP_HEADER		 8 /* bytes before the packet inside */
-#define IPV4_OFFSET		 0x1fff
 
 enum about {
 	ABOUT_OTHERS,	  /* no error, or about a packet that is neither TCP nor UDP */

@@ -20,6 +20,7 @@
 #include "abi.h"
 
 #define IPV4_FRAGMENT 0x3fff /* MF and the offset; not DF, not the reserved bit */
+#define IPV4_OFFSET   0x1fff /* in 8 bytes */
 #define IPV6_FRAGMENT 0xfff9 /* the offset and M */
 #define IPV6_OFFSET   0xfff8 /* in bytes */
 
@@ -50,7 +51,9 @@ struct packet {
 	__u8 version;	   /* what stands in the packet: must be that of the family */
 	__u8 ttl;	   /* hop limit */
 	__u8 ip_protocol;
-	bool fragment;
+	bool fragment; /* a part of a packet */
+	bool later;    /* and not the first: it has no transport header */
+	__be32 fragment_id;
 	bool error;	 /* an ICMP error: the flow is that of the packet inside, turned round */
 	bool opens;	 /* a SYN, or any datagram: may begin a connection */
 	bool closes;	 /* FIN or RST */
@@ -122,6 +125,8 @@ static __always_inline bool parse_ipv4(const struct frame *frame, struct packet 
 	packet->header = ip->ihl * 4;
 	packet->total = stated_length(frame, ip->tot_len, 0);
 	packet->fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT);
+	packet->later = ip->frag_off & bpf_htons(IPV4_OFFSET);
+	packet->fragment_id = ip->id;
 	packet->ip_protocol = ip->protocol;
 	packet->ttl = ip->ttl;
 	packet->ttl_word = *(__be16 *)&ip->ttl;
@@ -184,9 +189,12 @@ static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr
 	return true;
 }
 
+/* In a first fragment the length is that of the whole datagram. */
 static __always_inline bool parse_udp(struct packet *packet, const struct udphdr *udp, __u32 room)
 {
-	if (bpf_ntohs(udp->len) < sizeof(*udp) || bpf_ntohs(udp->len) > room)
+	if (bpf_ntohs(udp->len) < sizeof(*udp) || room < sizeof(*udp))
+		return false;
+	if (bpf_ntohs(udp->len) > room && !packet->fragment)
 		return false;
 	packet->flow.protocol = UDP;
 	packet->flow.client_port = bpf_ntohs(udp->source);

@@ -11,6 +11,7 @@
 #include "decision.h"
 #include "extensions.h"
 #include "flow_hash.h"
+#include "fragments.h"
 #include "icmp.h"
 #include "maps.h"
 #include "ndp.h"
@@ -36,7 +37,7 @@ static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
 		return decided(VERDICT_DROP_NO_PATH, DROP); /* no ARP for an IPv6 packet */
 	if (packet->ttl <= 1)
 		return decided(VERDICT_DROP_TTL, DROP);
-	return (struct decision){.verdict = verdict, .action = FORWARD, .hop = hop};
+	return (struct decision){.verdict = verdict, .action = FORWARD, .hop = hop, .slot = slot};
 }
 
 /* It may change meanwhile: kind and target, one word, must be of one route. */
@@ -157,6 +158,8 @@ static __always_inline bool walk_packet(const struct frame *frame, struct packet
 	packet->header = chain.offset - sizeof(struct ethhdr);
 	packet->ip_protocol = chain.next;
 	packet->fragment = chain.fragment;
+	packet->later = chain.fragment & bpf_htons(IPV6_OFFSET);
+	packet->fragment_id = chain.id;
 	if (walked == WALK_MALFORMED)
 		*decision = decided(VERDICT_DROP_MALFORMED, DROP);
 	else if (walked == WALK_TOO_LONG)
@@ -177,23 +180,25 @@ static __always_inline struct decision decide_icmp(const struct frame *frame, co
 	}
 }
 
-/* After the VIP is known: what to do with the rest of the IP packet. */
-static __always_inline struct decision decide_ours(struct frame *frame, const struct vip *vip,
-						   struct packet *packet)
+static __always_inline struct decision
+decide_later(const struct frame *frame, const struct packet *packet, const struct fragment_key *key)
 {
-	struct decision decision;
+	struct fragment_place *place = place_of(key);
+	__u32 slot = place ? *(volatile __u32 *)&place->slot : PLACE_UNKNOWN;
 
-	if (!ip_sound(frame, packet))
-		return decided(VERDICT_DROP_MALFORMED, DROP);
-	if (packet->family == IPV6 && is_extension(packet->ip_protocol) &&
-	    !walk_packet(frame, packet, &decision))
-		return decision;
-	/*
-	 * Only the first fragment shows its ports, and the local stack might put
-	 * together and deliver a datagram that belongs to another target.
-	 */
-	if (packet->fragment)
+	if (!place)
 		return decided(VERDICT_DROP_FRAGMENT, DROP);
+	if (slot == PLACE_UNKNOWN)
+		return hold(frame, key, place);
+	if (slot == PLACE_LOCAL)
+		return decided(VERDICT_FRAGMENT, PASS);
+	return send_to(VERDICT_FRAGMENT, slot, packet);
+}
+
+/* A whole packet, or the first fragment of one. */
+static __always_inline struct decision decide_payload(struct frame *frame, const struct vip *vip,
+						      struct packet *packet)
+{
 	if (is_icmp(packet))
 		return decide_icmp(frame, vip, packet);
 	if (packet->ip_protocol != IPPROTO_TCP && packet->ip_protocol != IPPROTO_UDP)
@@ -201,6 +206,27 @@ static __always_inline struct decision decide_ours(struct frame *frame, const st
 	if (!parse_transport(frame, packet))
 		return decided(VERDICT_DROP_MALFORMED, DROP);
 	return decide_transport(vip, packet);
+}
+
+/* After the VIP is known: what to do with the rest of the IP packet. */
+static __always_inline struct decision decide_ours(struct frame *frame, const struct vip *vip,
+						   struct packet *packet)
+{
+	struct fragment_key key;
+	struct decision decision;
+
+	if (!ip_sound(frame, packet))
+		return decided(VERDICT_DROP_MALFORMED, DROP);
+	if (packet->family == IPV6 && is_extension(packet->ip_protocol) &&
+	    !walk_packet(frame, packet, &decision))
+		return decision;
+	if (!packet->fragment)
+		return decide_payload(frame, vip, packet);
+	key = fragment_key_of(packet);
+	if (packet->later)
+		return decide_later(frame, packet, &key);
+	decision = decide_payload(frame, vip, packet);
+	return place_first(&key, decision);
 }
 
 static __always_inline struct decision decide_ip(struct frame *frame, struct packet *packet)

@@ -8,8 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -22,89 +20,18 @@ from anyport.kernel.distribute import DistributorKernel
 from anyport.model import Protocol
 from anyport.model.definition import Address
 from tests.packet import world as w
+from tests.packet.wire import (
+    TARGET6,
+    Wire,
+    add_lan,
+    attach,
+    fill,
+    forwarded,
+)
 from tests.packet.world import CLIENT, CLIENT6, MAC, ROUTER_MAC, VIP, VIP6, VIPS, segment
 from tests.support import neighbours
-from tests.support.netns import fresh_bpffs, fresh_netns, run
-from tests.support.packets import ACK, arp, one_hop_on, vlan
-
-TARGET_MAC = bytes.fromhex("02000000dd02")
-TARGET = IPv4Address("10.0.0.2")
-TARGET6 = IPv6Address("fd00::2")
-
-
-class Wire:
-    """The far end of the distributor's LAN: sends frames and receives what comes."""
-
-    def __init__(self) -> None:
-        self.index = socket.if_nametoindex("lan")
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self._socket.bind(("wire", 3))
-        self._socket.settimeout(10)
-
-    def send(self, frame: bytes) -> None:
-        self._socket.send(frame)
-
-    def receive(self) -> bytes:
-        """The next frame that the distributor sent; ETH_P_ALL shows our own as well."""
-        while True:
-            frame, (_, _, kind, _, _) = self._socket.recvfrom(65536)
-            if kind != socket.PACKET_OUTGOING:
-                return frame
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    with fresh_netns():
-        add_lan()
-        wire = Wire()
-        yield wire
-        wire.close()
-
-
-@pytest.fixture
-def pins(tmp_path: Path) -> Iterator[Path]:
-    with fresh_bpffs(tmp_path / "bpf") as pins:
-        yield pins
-
-
-def add_lan() -> None:
-    run(*f"ip link add lan address {MAC.hex(':')} type veth peer name wire".split())
-    Path("/proc/sys/net/ipv6/conf/wire/disable_ipv6").write_text("1")
-    for name in ("lan", "wire"):
-        run("ip", "link", "set", name, "addrgenmode", "none", "up")  # sends nothing by itself
-    run("ip", "address", "add", "10.0.0.1/24", "dev", "lan")
-    for target in (TARGET, TARGET6):
-        mac = TARGET_MAC.hex(":")
-        run(*f"ip neigh add {target} lladdr {mac} dev lan nud permanent".split())
-
-
-def attach(wire: Wire, pins: Path, connections: int = 1024) -> DistributorKernel:
-    return DistributorKernel.attach(wire.index, pins, connections, 7)
-
-
-def fill(kernel: DistributorKernel, wire: Wire) -> None:
-    ipv4, ipv6 = (Hop(target, PathKind.L2, wire.index) for target in (TARGET, TARGET6))
-    kernel.set_host(w.A, HostRow(ipv4, ipv6, 100))
-    kernel.set_selection(0, 0, [w.A])
-    for vip, index in VIPS.items():
-        kernel.create_routes(index)
-        kernel.set_routes(index, {(Protocol.TCP, w.SHARED): w.distributed(0, w.A)})
-        kernel.set_vip(vip, index, MAC)
-
-
-@pytest.fixture
-def kernel(wire: Wire, pins: Path) -> Iterator[DistributorKernel]:
-    kernel = attach(wire, pins)
-    fill(kernel, wire)
-    yield kernel
-    kernel.close()
-
-
-def forwarded(frame: bytes) -> bytes:
-    return TARGET_MAC + MAC + one_hop_on(frame)[12:]
+from tests.support.netns import fresh_bpffs, run
+from tests.support.packets import ACK, arp, vlan
 
 
 def test_arp_is_answered(kernel: DistributorKernel, wire: Wire) -> None:

@@ -12,7 +12,7 @@ import pytest
 from anyport.decide.rows import RouteKind, RouteRow
 from anyport.kernel.abi import Verdict
 from anyport.model.definition import Address
-from tests.packet import test_extensions, test_icmp, test_ipv6, test_neighbours
+from tests.packet import test_extensions, test_fragments, test_icmp, test_ipv6, test_neighbours
 from tests.packet import world as w
 from tests.packet.cases import OTHER_MAC, Case, check, dropped, fence, on, same
 from tests.packet.world import (
@@ -29,9 +29,7 @@ from tests.packet.world import (
 from tests.support.packets import (
     ACK,
     BROADCAST,
-    DONT_FRAGMENT,
     FIN,
-    MORE_FRAGMENTS,
     PSH,
     RST,
     SYN,
@@ -176,27 +174,6 @@ MALFORMED = [
     ),
 ]
 
-
-def fragment(description: str, payload: bytes, **fields: int) -> Case:
-    return Case(description, w.ip_frame(to_vip(17, payload, **fields)), "drop_fragment", DROPPED)
-
-
-FRAGMENTS = [
-    fragment("the first fragment", UDP_TO_SHARED, fragment=MORE_FRAGMENTS),
-    fragment("a middle fragment", bytes(16), fragment=MORE_FRAGMENTS | 2),
-    fragment("the last fragment", bytes(5), fragment=2),
-    fragment("the last fragment, with DF", bytes(5), fragment=DONT_FRAGMENT | 2),
-    fragment("a fragment without any payload", b"", fragment=1),
-    fragment("at the highest offset", bytes(5), fragment=0x1FFF),
-    Case(
-        "an ICMP fragment",
-        w.ip_frame(to_vip(1, bytes(8), fragment=MORE_FRAGMENTS)),
-        "drop_fragment",
-        DROPPED,
-    ),
-    on("neither DF nor MF", w.ip_frame(to_vip(6, SYN_TO_SHARED, fragment=0)), "selected"),
-    on("the reserved bit", w.ip_frame(to_vip(6, SYN_TO_SHARED, fragment=0x8000)), "selected"),
-]
 
 OTHER_PROTOCOLS = [
     same("ICMP echo", w.ip_frame(to_vip(1, bytes.fromhex("0800f7ff00000000"))), "other_protocol"),
@@ -357,7 +334,6 @@ CASES = [
     *NOT_OURS,
     *ARP,
     *MALFORMED,
-    *FRAGMENTS,
     *OTHER_PROTOCOLS,
     *ROUTED,
     *OPTIONS,
@@ -407,6 +383,14 @@ def test_wrong_checksum_is_not_repaired(world: World) -> None:
 
 
 def test_each_verdict_has_a_case() -> None:
-    tables = (CASES, test_extensions.CASES, test_icmp.CASES, test_ipv6.CASES, test_neighbours.CASES)
+    tables = (
+        CASES,
+        test_extensions.CASES,
+        test_fragments.CASES,
+        test_icmp.CASES,
+        test_ipv6.CASES,
+        test_neighbours.CASES,
+    )
     seen = {case.verdict for cases in tables for case in cases}
-    assert seen | {"established"} == {verdict.name.lower() for verdict in Verdict}
+    in_sequence = {"established", "fragment", "fragments_released"}
+    assert seen | in_sequence == {verdict.name.lower() for verdict in Verdict}

@@ -115,10 +115,12 @@ class Program:
         found: list[str] = self.do("fetch", address=address, port=port, count=count)
         return found
 
-    def ask_udp(self, address: str, port: int, count: int = 1, source: int = 0) -> list[str]:
+    def ask_udp(
+        self, address: str, port: int, count: int = 1, source: int = 0, length: int = 1
+    ) -> list[str]:
         """Who answered; raises ConnectionRefusedError at ICMP port unreachable."""
         found: list[str] = self.do(
-            "ask_udp", address=address, port=port, count=count, source=source
+            "ask_udp", address=address, port=port, count=count, source=source, length=length
         )
         return found
 

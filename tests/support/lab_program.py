@@ -147,8 +147,10 @@ class Program:
         self._sockets[number].sendall(f"{words}\n".encode())
         return _line(self._sockets[number])
 
-    def do_ask_udp(self, address: str, port: int, count: int = 1, source: int = 0) -> list[str]:
-        """Who answered, of `count` datagrams from a connected socket each.
+    def do_ask_udp(
+        self, address: str, port: int, count: int = 1, source: int = 0, length: int = 1
+    ) -> list[str]:
+        """Who answered, of `count` datagrams of `length` bytes from a connected socket each.
 
         Connected: an answer from elsewhere is not received, a refusal raises ECONNREFUSED.
         """
@@ -158,7 +160,7 @@ class Program:
                 made.settimeout(PATIENCE)
                 made.bind(("", source))
                 made.connect((address, port))
-                made.send(b"?")
+                made.send(b"?" * length)
                 answers.append(made.recv(65536).decode().split()[0])
         return answers
 

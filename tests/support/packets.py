@@ -95,6 +95,51 @@ def chained(headers: Sequence[tuple[int, bytes]], protocol: int) -> tuple[int, b
     return (headers[0][0] if headers else protocol), b"".join(raw)
 
 
+def fragments4(
+    source: IPv4Address,
+    destination: IPv4Address,
+    protocol: int,
+    payload: bytes,
+    size: int,
+    *,
+    identification: int = 7,
+    ttl: int = 64,
+) -> list[bytes]:
+    """The packet in pieces of `size` bytes of its payload, a multiple of 8 (RFC 791 3.2)."""
+    return [
+        ipv4(
+            source,
+            destination,
+            protocol,
+            payload[start : start + size],
+            fragment=start // 8 | (MORE_FRAGMENTS if start + size < len(payload) else 0),
+            identification=identification,
+            ttl=ttl,
+        )
+        for start in range(0, len(payload), size)
+    ]
+
+
+def fragments6(
+    source: IPv6Address,
+    destination: IPv6Address,
+    protocol: int,
+    payload: bytes,
+    size: int,
+    *,
+    identification: int = 7,
+    ttl: int = 64,
+) -> list[bytes]:
+    """The same by a Fragment header in each (RFC 8200 4.5)."""
+    packets = []
+    for start in range(0, len(payload), size):
+        offset = start | (start + size < len(payload))
+        header = extension(protocol, struct.pack("!HI", offset, identification))
+        piece = header + payload[start : start + size]
+        packets.append(ipv6(source, destination, FRAGMENT, piece, ttl=ttl))
+    return packets
+
+
 def icmp(type: int, code: int, rest: bytes) -> bytes:
     """`rest`: all that comes after the checksum."""
     head = struct.pack("!BB", type, code)

@@ -19,7 +19,17 @@ from anyport.kernel.libbpf import NOEXIST, AttachType, Link, Map, MapType, Objec
 from anyport.model import PortKey, Protocol
 from anyport.model.definition import UDP_IDLE_SECONDS, Address
 
-_MAPS = ("vips", "fenced", "routes", "selections", "hosts", "connections", "counters")
+_MAPS = (
+    "vips",
+    "fenced",
+    "routes",
+    "selections",
+    "hosts",
+    "connections",
+    "fragments",
+    "held_fragments",
+    "counters",
+)
 _ROWS = len(Protocol) * abi.PORTS
 _NOWHERE = IPv6Address(0)
 _ROUTE = struct.Struct("=IIQ")  # struct route: ctypes would take 0.1 s for a port table
@@ -220,6 +230,7 @@ class DistributorKernel:
         """How many went to these slots: before a slot becomes another host's."""
         table = self._maps["connections"]
         gone = [k for k, v in table.items() if abi.Connection.from_buffer_copy(v).slot in slots]
+        self._forget_fragments()
         return sum(table.delete(key) for key in gone)
 
     def counters(self) -> dict[str, int]:
@@ -252,6 +263,11 @@ class DistributorKernel:
         for key, value in former.items() if former else ():
             with contextlib.suppress(KernelError):  # newer here, or no more room
                 self._maps["connections"].update(key, value, NOEXIST)
+
+    def _forget_fragments(self) -> None:
+        """Where packets in fragments go: whatever the slot, as none lasts for seconds."""
+        for key, _ in self._maps["fragments"].items():
+            self._maps["fragments"].delete(key)
 
     def _table(self, index: int) -> Map:
         if index not in self._tables:
