@@ -19,6 +19,8 @@
 #define SELECTION_SLOTS 4093 /* prime, for Maglev */
 #define PORTS		65536
 #define PORT_WORDS	(PORTS / 64)
+#define PEER_ROWS	256 /* by the last byte of the MAC */
+#define PEERS_A_ROW	4
 #define COMM_LENGTH	16
 #define TRIAL_MARK	0x616e7970 /* SO_MARK of the agent's trial binds: neither refused nor seen */
 
@@ -158,6 +160,11 @@ struct fence {
 	__u16 raised;
 };
 
+/* peers[last byte of a MAC]: hosts that have VIPs on `lo`. */
+struct peer_row {
+	__u64 peers[PEERS_A_ROW]; /* MAC << 16 | mask of the VIPs' indexes; 0: none */
+};
+
 enum route_kind {
 	ROUTE_NONE = 0,	       /* the local stack refuses (R8) */
 	ROUTE_UNIQUE = 1,      /* to slot `target`, whatever the load (R7) */
@@ -244,6 +251,7 @@ enum verdict {
 	VERDICT_ARP_IGNORED,
 	VERDICT_NDP_REPLIED,
 	VERDICT_NDP_IGNORED,
+	VERDICT_DISTRIBUTED, /* passed up: another distributor sent it here */
 	VERDICT_FENCED,	     /* another host announced the VIP: passed up */
 	VERDICT_ESTABLISHED, /* known connection, to its target */
 	VERDICT_UNIQUE,

@@ -16,6 +16,7 @@
 #include "maps.h"
 #include "ndp.h"
 #include "parse.h"
+#include "peers.h"
 #include "selection.h"
 
 static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
@@ -239,6 +240,8 @@ static __always_inline struct decision decide_ip(struct frame *frame, struct pac
 	/* To another MAC: another host's; or our own, sent on to a target and seen again. */
 	if (!same_mac(ethernet->h_dest, vip->mac))
 		return decided(VERDICT_NOT_OURS, PASS);
+	if (is_peer(ethernet->h_source, vip))
+		return decided(VERDICT_DISTRIBUTED, PASS);
 	if (is_fenced(vip))
 		return decide_fenced(vip, ethernet->h_source);
 	packet->udp_idle_ns = vip->udp_idle_ns;

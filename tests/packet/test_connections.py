@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from anyport.decide.rows import RouteKind, RouteRow
 from anyport.kernel.abi import ConnectionState
 from anyport.model import Protocol
+from anyport.model.definition import Address
 from tests.packet import world as w
 from tests.packet.world import (
     CLIENT,
@@ -32,6 +35,96 @@ def test_a_connection_from_syn_to_fin(world: World) -> None:
         assert connection is not None
         states.append(connection.state.name)
     assert states == ["NEW", "ESTABLISHED", "ESTABLISHED", "CLOSING", "CLOSING"]
+
+
+LIVES = {
+    # The client's flags, what becomes of the packet, and the connection's state after it.
+    "the server closes first": [
+        (SYN, "selected", "NEW"),
+        (ACK, "established", "ESTABLISHED"),
+        (PSH | ACK, "established", "ESTABLISHED"),
+        (ACK, "established", "ESTABLISHED"),
+        (FIN | ACK, "established", "CLOSING"),
+    ],
+    "both close at once": [
+        (SYN, "selected", "NEW"),
+        (ACK, "established", "ESTABLISHED"),
+        (FIN | ACK, "established", "CLOSING"),
+        (ACK, "established", "CLOSING"),
+        (FIN | ACK, "established", "CLOSING"),
+        (ACK, "established", "CLOSING"),
+    ],
+    "half-closed, and the server talks on": [
+        (SYN, "selected", "NEW"),
+        (ACK, "established", "ESTABLISHED"),
+        (FIN | ACK, "established", "CLOSING"),
+        *[(ACK, "established", "CLOSING")] * 5,
+    ],
+    "reset, and a segment that was under way": [
+        (SYN, "selected", "NEW"),
+        (PSH | ACK, "established", "ESTABLISHED"),
+        (RST | ACK, "established", "CLOSING"),
+        (PSH | ACK, "established", "CLOSING"),
+    ],
+    "the four-tuple again, in TIME_WAIT": [
+        (SYN, "selected", "NEW"),
+        (ACK, "established", "ESTABLISHED"),
+        (FIN | ACK, "established", "CLOSING"),
+        (ACK, "established", "CLOSING"),
+        (SYN, "established", "NEW"),
+        (ACK, "established", "ESTABLISHED"),
+    ],
+    "the four-tuple again, after a reset": [
+        (SYN, "selected", "NEW"),
+        (RST, "established", "CLOSING"),
+        (SYN, "established", "NEW"),
+        (SYN, "established", "NEW"),
+        (ACK, "established", "ESTABLISHED"),
+    ],
+    "refused, and tried again": [(SYN, "selected", "NEW"), *[(SYN, "established", "NEW")] * 3],
+    "opened from both ends at once": [
+        (SYN, "selected", "NEW"),
+        (SYN | ACK, "established", "ESTABLISHED"),
+        (ACK, "established", "ESTABLISHED"),
+    ],
+}
+
+
+@pytest.mark.parametrize("life", LIVES.values(), ids=LIVES)
+@pytest.mark.parametrize("vip", w.VIPS, ids=["ipv4", "ipv6"])
+def test_a_life(shared_world: World, vip: Address, life: list[tuple[int, str, str]]) -> None:
+    """The second of three turns, so that no other packet goes to its target by chance."""
+    world = shared_world
+    world.forget()
+    world.kernel.set_selection(2, 1, [w.HERE, w.A, w.B])  # the first turn is next
+    world.send(w.segment(w.TURNS, client_port=4999, vip=vip))
+    for flags, verdict, state in life:
+        data = b"GET /" if flags & PSH else b""
+        assert world.send(w.segment(w.TURNS, flags, vip=vip, data=data)) == [verdict]
+        connection = world.connection()
+        assert connection is not None
+        assert (connection.slot, connection.state.name) == (w.A, state)
+
+
+@pytest.mark.parametrize("vip", w.VIPS, ids=["ipv4", "ipv6"])
+def test_tcp_fast_open(shared_world: World, vip: Address) -> None:
+    """RFC 7413: a SYN with data is a SYN; sent again, perhaps without, it follows the first."""
+    shared_world.forget()
+    frames = [w.segment(w.TURNS, vip=vip, data=b"GET /"), w.segment(w.TURNS, vip=vip)]
+    assert shared_world.send(*frames) == ["selected", "established"]
+
+
+@pytest.mark.parametrize("vip", w.VIPS, ids=["ipv4", "ipv6"])
+def test_unique_distributed_and_unique_again(world: World, vip: Address) -> None:
+    """A connection stays with the owner all the time; meanwhile new ones go to the targets."""
+    world.send(w.segment(w.UNIQUE, vip=vip), w.segment(w.UNIQUE, ACK, vip=vip))
+    world.route(w.UNIQUE, distributed(3, w.HERE))
+    assert world.send(w.segment(w.UNIQUE, ACK, vip=vip)) == ["established"]
+    assert world.run(w.segment(w.UNIQUE, client_port=5001, vip=vip)).action == PASSED
+    assert world.run(w.segment(w.UNIQUE, ACK, client_port=5001, vip=vip)).action == PASSED
+    world.route(w.UNIQUE, w.ROUTES[w.UNIQUE])
+    assert world.run(w.segment(w.UNIQUE, ACK, vip=vip)).action == REDIRECTED
+    assert world.slot() == w.B
 
 
 def test_what_is_remembered(world: World) -> None:

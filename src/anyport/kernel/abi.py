@@ -28,6 +28,8 @@ __all__ = [
     "MAX_HOSTS",
     "MAX_SELECTIONS",
     "MAX_VIPS",
+    "PEERS_A_ROW",
+    "PEER_ROWS",
     "PORTS",
     "PORT_WORDS",
     "SELECTION_SLOTS",
@@ -49,6 +51,7 @@ __all__ = [
     "ListenCounter",
     "ListeningSocket",
     "PathKind",
+    "PeerRow",
     "PortWord",
     "Protocol",
     "ReconcileOperation",
@@ -68,6 +71,8 @@ __all__ = [
 
 PORTS = 65536
 PORT_WORDS = PORTS // 64
+PEER_ROWS = 256
+PEERS_A_ROW = 4
 COMM_LENGTH = 16
 TRIAL_MARK = 0x616E7970
 
@@ -218,6 +223,10 @@ class Fence(LittleEndianStructure):
     _fields_ = (("mac", c_uint8 * 6), ("raised", c_uint16))
 
 
+class PeerRow(LittleEndianStructure):
+    _fields_ = (("peers", c_uint64 * PEERS_A_ROW),)
+
+
 class Route(LittleEndianStructure):
     _fields_ = (("kind", c_uint32), ("target", c_uint32), ("hosts", c_uint64))
 
@@ -277,23 +286,24 @@ class Verdict(enum.IntEnum):
     ARP_IGNORED = 2
     NDP_REPLIED = 3
     NDP_IGNORED = 4
-    FENCED = 5
-    ESTABLISHED = 6
-    UNIQUE = 7
-    SELECTED = 8
-    FALLBACK = 9
-    HASHED = 10
-    ICMP_ERROR = 11
-    FRAGMENT = 12
-    FRAGMENT_HELD = 13
-    FRAGMENTS_RELEASED = 14
-    NO_ROUTE = 15
-    OTHER_PROTOCOL = 16
-    DROP_FRAGMENT = 17
-    DROP_MALFORMED = 18
-    DROP_HEADERS = 19
-    DROP_ICMP = 20
-    DROP_TTL = 21
-    DROP_NO_PATH = 22
-    DROP_TABLE = 23
-    DROP_FENCED = 24
+    DISTRIBUTED = 5
+    FENCED = 6
+    ESTABLISHED = 7
+    UNIQUE = 8
+    SELECTED = 9
+    FALLBACK = 10
+    HASHED = 11
+    ICMP_ERROR = 12
+    FRAGMENT = 13
+    FRAGMENT_HELD = 14
+    FRAGMENTS_RELEASED = 15
+    NO_ROUTE = 16
+    OTHER_PROTOCOL = 17
+    DROP_FRAGMENT = 18
+    DROP_MALFORMED = 19
+    DROP_HEADERS = 20
+    DROP_ICMP = 21
+    DROP_TTL = 22
+    DROP_NO_PATH = 23
+    DROP_TABLE = 24
+    DROP_FENCED = 25

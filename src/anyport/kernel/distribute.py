@@ -22,6 +22,7 @@ from anyport.model.definition import UDP_IDLE_SECONDS, Address
 _MAPS = (
     "vips",
     "fenced",
+    "peers",
     "routes",
     "selections",
     "hosts",
@@ -147,6 +148,21 @@ class DistributorKernel:
 
     def unfence(self, index: int) -> None:
         self._maps["fenced"].update(_u32(index), bytes(abi.Fence()))
+
+    def set_peers(self, peers: Mapping[bytes, Collection[int]]) -> None:
+        """MAC -> the rows of the VIPs that its host has: what it sends to them goes no further.
+
+        Instead of any that were set. Of more than abi.PEERS_A_ROW MACs whose
+        last byte is the same, the others are left out: the TTL ends a loop.
+        """
+        rows = [abi.PeerRow() for _ in range(abi.PEER_ROWS)]
+        for mac, indexes in peers.items():
+            entry = int.from_bytes(mac) << 16 | sum(1 << index for index in set(indexes))
+            places = rows[mac[-1]].peers
+            if 0 in places:
+                places[list(places).index(0)] = entry
+        keys = b"".join(map(_u32, range(abi.PEER_ROWS)))
+        self._maps["peers"].update_batch(keys, b"".join(map(bytes, rows)), abi.PEER_ROWS)
 
     # ---- routes ----
 
