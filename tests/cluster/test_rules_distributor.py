@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 import pytest
 
 from tests.support.lab_cluster import VIP, LabCluster, eventually, lab_cluster
+from tests.support.packets import ethernet, ipv4, tcp
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -194,11 +196,11 @@ def test_what_closed_while_the_daemon_was_away_is_told(cluster: LabCluster) -> N
     cluster.await_targets(80, set())
 
 
-def fragments(cluster: LabCluster, host: str) -> float:
+def packets(cluster: LabCluster, host: str, verdict: str) -> float:
     return sum(
         value
         for name, value in cluster.figures(host).items()
-        if name.startswith("anyport_packets_total") and "fragment" in name.lower()
+        if name.startswith("anyport_packets_total") and f'"{verdict}"' in name
     )
 
 
@@ -208,13 +210,31 @@ def test_fragments_reach_the_target_of_their_flow(cluster: LabCluster) -> None:
     for host in HOSTS:
         cluster[host].bind_udp(VIP, 5353)
     cluster.await_targets(5353, set(HOSTS), "udp")
-    before = fragments(cluster, distributor)
+    before = packets(cluster, distributor, "fragment")
     answered = set()
     for source in range(20000, 20012):
         [host] = cluster.client.ask_udp(VIP, 5353, source=source)
         assert cluster.client.ask_udp(VIP, 5353, source=source, length=4000) == [host]
         answered.add(host)
     assert len(answered) > 1
-    assert fragments(cluster, distributor) == before + 12 * 2
+    assert packets(cluster, distributor, "fragment") == before + 12 * 2
     with pytest.raises(ConnectionRefusedError):
         cluster.client.ask_udp(VIP, 5354, length=4000)
+
+
+def test_what_another_host_sends_on_is_not_sent_on_again(cluster: LabCluster) -> None:
+    """A SYN from a host of the VIP: its kernel sends none, so it would have been distributed."""
+    distributor = cluster.distributor()
+    other = next(host for host in HOSTS if host != distributor)
+    cluster[other].listen(VIP, 8080)
+    cluster.await_targets(8080, {other})
+    selected = packets(cluster, distributor, "selected")
+    before = packets(cluster, distributor, "distributed")
+    [wire] = cluster[other].do("wire", interface="eth0")
+    packet = ipv4(IPv4Address(cluster.address("client")), IPv4Address(VIP), 6, tcp(20000, 8080))
+    frame = ethernet(cluster.mac(distributor), cluster.mac(other), 0x0800, packet)
+    cluster[other].do("send", number=wire, frame=frame.hex())
+    eventually(
+        lambda: packets(cluster, distributor, "distributed") == before + 1, "the SYN to be counted"
+    )
+    assert packets(cluster, distributor, "selected") == selected

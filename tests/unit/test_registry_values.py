@@ -71,6 +71,12 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
         b'{"v":1,"address":"10.0.0.100","weight":100,"state":"active","since":0.0,'
         b'"instance":"","address6":"2001:db8::1"}',
     ),
+    (
+        HostKey("b"),
+        Host("b", V4, mac=bytes.fromhex("02000000aa01")),
+        b'{"v":1,"address":"10.0.0.100","weight":100,"state":"active","since":0.0,'
+        b'"instance":"","mac":"02:00:00:00:aa:01"}',
+    ),
     (LISTENER_KEY, LISTENER, b'{"v":1,"specific":false,"user":"root","process":"named"}'),
     (
         ClaimKey("a", V4, 40000),

@@ -197,6 +197,7 @@ class Daemon:
             since=time.time(),
             instance=instance,
             address6=IPv6Address(host.address6) if host.address6 else None,
+            mac=self._interface.mac,
         )
 
     def _cgroup(self) -> Path:

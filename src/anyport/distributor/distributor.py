@@ -18,6 +18,7 @@ from anyport.decide.election import elect, next_term
 from anyport.decide.tables import HostRow
 from anyport.distributor.hops import host_rows
 from anyport.distributor.lan import Lan
+from anyport.distributor.peers import peers
 from anyport.distributor.programmer import Programmer
 from anyport.errors import RegistryError
 from anyport.kernel.abi import ConnectionState
@@ -89,6 +90,7 @@ class Distributor:
         names = {address: name for name, host in hosts for address in host.addresses}
         self.programmer = Programmer(self._kernel, names)
         self._hosts = self._host_rows()
+        self._tell_peers()
         self._stand()
         for (vip, host), mine in self._mirror.cluster.distributing.items():
             if host == self.host:  # resumed with the lease; an election decides what becomes of it
@@ -135,6 +137,8 @@ class Distributor:
         self._ports_changed((vip, key) for vip, key in touched.ports if vip not in moved)
         for vip in touched.distributing & self.offices.keys():
             self._answer_rivals(vip)
+        if touched.definitions or touched.hosts:
+            self._tell_peers()
         if touched.definitions or touched.candidacies or touched.distributing or touched.hosts:
             await self._elections(self._vips())
 
@@ -202,6 +206,7 @@ class Distributor:
         self.offices[vip] = office
         self._program_all(vip, office)
         await self._publish(vip, office)
+        self._tell_peers()
         self._lan.hear(vip)
         self.programmer.answer(office.published.definition, self._interface.mac)
         office.answering = True
@@ -229,6 +234,7 @@ class Distributor:
         published = {h for v, h in self._mirror.cluster.distributing if v == vip}
         if vip not in self._mirror.cluster.definitions or published - {self.host}:
             self.programmer.close(vip)
+            self._tell_peers()
             self._lan.ignore(vip)
 
     async def _redistribute(self, vip: Address) -> None:
@@ -298,6 +304,11 @@ class Distributor:
 
     def _host_rows(self) -> dict[str, HostRow]:
         return host_rows(self._mirror.cluster.hosts, self.host, self._interface.index)
+
+    def _tell_peers(self) -> None:
+        cluster = self._mirror.cluster
+        vips = self.programmer.vips
+        self.programmer.tell_peers(peers(cluster.hosts.values(), cluster.definitions, vips))
 
     # ---- the LAN ----
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from anyport.decide.tables import (
     MAX_VIPS,
@@ -28,6 +28,7 @@ class Programmer:
     def __init__(self, kernel: DistributorKernel, names: Mapping[Address, str]) -> None:
         """Adopts what the kernel has; `names` says whose the addresses are."""
         self._kernel = kernel
+        self._peers: dict[bytes, Collection[int]] | None = None  # not known: written at once
         self._indexes = {vip: index for vip, (index, _) in kernel.vips().items()}
         hosts = kernel.hosts()
         self._addresses = {slot: row.addresses for slot, row in hosts.items()}
@@ -96,6 +97,12 @@ class Programmer:
     ) -> None:
         """The routes of these ports are these; None: the local stack refuses."""
         self._apply(plan(self._tables, self._indexes[vip], method, routes, hosts))
+
+    def tell_peers(self, peers: Mapping[bytes, Collection[int]]) -> None:
+        """MAC -> rows of the VIPs that its host has, for all hosts."""
+        if peers != self._peers:
+            self._kernel.set_peers(peers)
+            self._peers = dict(peers)
 
     def slot(self, host: str) -> int | None:
         return self._tables.slot(host)

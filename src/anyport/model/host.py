@@ -18,6 +18,7 @@ class Host:
     """One Linux machine of the cluster, as it describes itself in the registry.
 
     `address6`: its IPv6 address, if `address` is an IPv4 one and it has both.
+    `mac`: of its LAN interface, 6 bytes; empty if not told.
     `since`: Unix time (s) at which its daemon joined. `instance` tells two
     daemons of one name apart. That it lives, its lease says.
     """
@@ -29,6 +30,7 @@ class Host:
     since: float = 0.0
     instance: str = ""
     address6: IPv6Address | None = None
+    mac: bytes = b""
 
     @property
     def addresses(self) -> tuple[Address, ...]:

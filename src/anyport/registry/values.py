@@ -54,6 +54,7 @@ Noun = Definition | Host | Listener | Claim | Candidacy | Distributing
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Word = Annotated[str, msgspec.Meta(max_length=256)]
+_Mac = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 
 
 class _Versioned(msgspec.Struct, frozen=True):
@@ -74,6 +75,7 @@ class _Host(_Versioned, frozen=True):
     since: float = 0.0
     instance: _Word = ""
     address6: _Word | UnsetType = UNSET
+    mac: _Mac | UnsetType = UNSET
 
 
 class _Listener(_Versioned, frozen=True):
@@ -164,9 +166,8 @@ def _mirror(noun: Noun) -> _Versioned:
     match noun:
         case Definition():
             return _definition_mirror(noun)
-        case Host(_, address, weight, state, since, instance, address6):
-            other = UNSET if address6 is None else str(address6)
-            return _Host(VERSION, str(address), weight, state, since, instance, other)
+        case Host():
+            return _host_mirror(noun)
         case Listener():
             return _Listener(VERSION, noun.specific, _text(noun.user), _text(noun.process))
         case Claim(block):
@@ -209,10 +210,24 @@ def _definition(vip: Address, said: _Definition) -> Definition:
     return definition
 
 
+def _host_mirror(host: Host) -> _Host:
+    return _Host(
+        VERSION,
+        str(host.address),
+        host.weight,
+        host.state,
+        host.since,
+        host.instance,
+        UNSET if host.address6 is None else str(host.address6),
+        host.mac.hex(":") if host.mac else UNSET,
+    )
+
+
 def _host(name: str, said: _Host) -> Host:
     address = ip_address(said.address)
     address6 = None if said.address6 is UNSET else IPv6Address(said.address6)
-    host = Host(name, address, said.weight, said.state, said.since, said.instance, address6)
+    mac = b"" if said.mac is UNSET else bytes.fromhex(said.mac.replace(":", ""))
+    host = Host(name, address, said.weight, said.state, said.since, said.instance, address6, mac)
     for one in host.addresses:
         if one.is_unspecified or one.is_multicast:
             raise ValueError(f"address {one}: not one of a host")
