@@ -21,6 +21,14 @@
 #define PORT_WORDS	(PORTS / 64)
 #define PEER_ROWS	256 /* by the last byte of the MAC */
 #define PEERS_A_ROW	4
+#define BUCKET_WAYS	4
+#define PAGE_BUCKETS	32 /* in 4 KiB; there is a multiple of them */
+#define WORD_VIP	6  /* first bits of the fields of a connection's word */
+#define WORD_PROTOCOL	10
+#define WORD_USED	(1ULL << 11)
+#define WORD_TAG	0xfffffffffffff000ULL
+#define SEEN_BITS	30
+#define TICK_SHIFT	27
 #define COMM_LENGTH	16
 #define TRIAL_MARK	0x616e7970 /* SO_MARK of the agent's trial binds: neither refused nor seen */
 
@@ -145,10 +153,11 @@ enum listen_counter {
 
 /* ---- distribute.bpf.c: the distributor ---- */
 
-/* vips: VIP -> this host distributes it. */
+/* A VIP that this host distributes. */
 struct vip {
-	__u32 index; /* row in routes, fenced */
-	__u8 mac[6]; /* answers ARP with it */
+	struct address address; /* `::`: the row is free */
+	__u32 index;		/* its row here, in routes and in fenced */
+	__u8 mac[6];		/* answers ARP with it */
 	__u16 pad;
 	__u32 pad2;
 	__u64 udp_idle_ns; /* a UDP flow silent for longer is selected anew */
@@ -163,6 +172,14 @@ struct fence {
 /* peers[last byte of a MAC]: hosts that have VIPs on `lo`. */
 struct peer_row {
 	__u64 peers[PEERS_A_ROW]; /* MAC << 16 | mask of the VIPs' indexes; 0: none */
+};
+
+/* vips: 0 -> all of them. */
+struct vip_table {
+	__u32 used; /* rows from here on are free */
+	__u32 pad;
+	struct vip rows[MAX_VIPS];
+	struct address known[MAX_VIPS]; /* whose connections each row has, also when it is free */
 };
 
 enum route_kind {
@@ -237,11 +254,39 @@ enum connection_state {
 	CONNECTION_CLOSING = 2,	    /* FIN or RST seen from the client */
 };
 
-/* connections: flow -> its target. */
+/*
+ * An entry of the connection table, half a cache line. `word`, 0 if it is free:
+ *
+ *   63 tag 12 | 11 used | 10 protocol | 9 row of the VIP 6 | 5 slot 0
+ *
+ * `life`: the state above the SEEN_BITS, below it when the client was last heard
+ * (CLOCK_MONOTONIC in ticks of 2^TICK_SHIFT ns, 0.13 s; they begin anew after 4 years).
+ */
 struct connection {
-	__u64 seen_ns; /* CLOCK_BOOTTIME of the last packet */
-	__u32 slot;
-	__u32 state;
+	__u64 word;
+	__u32 life;
+	__u16 client_port; /* host order */
+	__u16 port;	   /* host order */
+	struct address client;
+};
+
+/* connections: what the table's key makes of a flow -> four that it may be among. */
+struct bucket {
+	struct connection ways[BUCKET_WAYS];
+};
+
+/* Argument of `forget` and `adopt` (SEC("syscall")). */
+struct upkeep_request {
+	__u64 slots; /* forget: a bit each */
+	__u32 rows;  /* forget: of VIPs, a bit each */
+	__u32 first; /* bucket */
+	__u32 count; /* of buckets */
+	__u32 done;  /* answer: entries */
+};
+
+/* table_key: 0 -> random, and as old as the table. */
+struct table_key {
+	__u64 words[6];
 };
 
 /* Reason of each verdict; counters[verdict] counts packets. */
@@ -258,6 +303,7 @@ enum verdict {
 	VERDICT_SELECTED,	    /* new connection, by the selection table */
 	VERDICT_FALLBACK,	    /* new connection, without a table */
 	VERDICT_HASHED,		    /* not a SYN and not known: where the hash says */
+	VERDICT_TABLE_FULL,	    /* new connection, not remembered: where the hash says */
 	VERDICT_ICMP_ERROR,	    /* about a connection: to its target */
 	VERDICT_FRAGMENT,	    /* not the first of its packet: to where that went */
 	VERDICT_FRAGMENT_HELD,	    /* came before it: kept, and lost if that never comes */

@@ -4,6 +4,7 @@
 #define ANYPORT_ARP_H
 
 #include "decision.h"
+#include "vips.h"
 #include "parse.h"
 
 /* RFC 826; <linux/if_arp.h> does not compile for BPF. */
@@ -44,7 +45,7 @@ static __always_inline struct vip *vip_of(__be32 v4)
 	struct address address;
 
 	v4_mapped(&address, v4);
-	return bpf_map_lookup_elem(&vips, &address);
+	return find_vip(&address);
 }
 
 static __always_inline struct decision decide_arp(const struct arp_frame *arp)

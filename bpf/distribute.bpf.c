@@ -10,6 +10,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
+#include "upkeep.h"
 #include "verdict.h"
 
 #define AF_INET	 2
@@ -49,7 +50,7 @@ static __always_inline struct frame frame_of(struct __sk_buff *skb)
 }
 
 /* Written in one piece; the request is still in the skb. */
-static __always_inline int answer_arp(struct __sk_buff *skb)
+static __noinline int answer_arp(struct __sk_buff *skb)
 {
 	struct arp_frame arp;
 	struct vip *vip;
@@ -66,7 +67,7 @@ static __always_inline int answer_arp(struct __sk_buff *skb)
 }
 
 /* A solicitation is shorter than its answer if it has no option, and longer if it has many. */
-static __always_inline int answer_ndp(struct __sk_buff *skb)
+static __noinline int answer_ndp(struct __sk_buff *skb)
 {
 	struct ndp_packet packet = {};
 	struct ethhdr ethernet;
@@ -75,7 +76,7 @@ static __always_inline int answer_ndp(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, 0, &ethernet, sizeof(ethernet)) ||
 	    bpf_skb_load_bytes(skb, sizeof(ethernet), &packet, ND_FIXED_BYTES))
 		return TC_ACT_SHOT;
-	vip = bpf_map_lookup_elem(&vips, &packet.target);
+	vip = find_vip(&packet.target);
 	if (!vip)
 		return TC_ACT_SHOT;
 	make_advertisement(&ethernet, &packet, vip->mac);
@@ -87,21 +88,26 @@ static __always_inline int answer_ndp(struct __sk_buff *skb)
 }
 
 /*
- * One hop less. IPv4: TTL, protocol and checksum are four bytes in a row, and
- * their sum does not change, so CHECKSUM_COMPLETE holds; IPv6 has no checksum
- * of its own, so that of the frame is corrected.
+ * One hop less. IPv4's checksum is corrected with it, and the sum over both does
+ * not change, so CHECKSUM_COMPLETE holds; IPv6 has no checksum of its own, so that
+ * of the frame is corrected. IPv4 is written in place: the helper takes as long as
+ * half of all the rest.
  */
 static __always_inline bool count_hop(struct __sk_buff *skb, const struct packet *packet)
 {
-	__u32 ip = sizeof(struct ethhdr);
-	__u16 words[2] = {packet->ttl_word - bpf_htons(0x0100), 0};
+	struct iphdr *ip = (void *)(long)skb->data + sizeof(struct ethhdr);
+	__be16 less = packet->ttl_word - bpf_htons(0x0100);
 	__u8 hop_limit = packet->ttl - 1;
 
 	if (packet->family == IPV6)
-		return !bpf_skb_store_bytes(skb, ip + offsetof(struct ipv6hdr, hop_limit),
-					    &hop_limit, 1, BPF_F_RECOMPUTE_CSUM);
-	words[1] = checksum_replace(packet->check, packet->ttl_word, words[0]);
-	return !bpf_skb_store_bytes(skb, ip + offsetof(struct iphdr, ttl), words, sizeof(words), 0);
+		return !bpf_skb_store_bytes(
+			skb, sizeof(struct ethhdr) + offsetof(struct ipv6hdr, hop_limit),
+			&hop_limit, 1, BPF_F_RECOMPUTE_CSUM);
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return false;
+	*(__be16 *)&ip->ttl = less;
+	ip->check = checksum_replace(packet->check, packet->ttl_word, less);
+	return true;
 }
 
 /* To the host's MAC. The next hop is given: a route lookup for the VIP would find it local. */
@@ -138,7 +144,7 @@ static __always_inline void put_back(struct __sk_buff *skb, const struct held_fr
  * for it. If newer ones have taken their places in the ring since, they are put
  * back instead, and held again.
  */
-static __always_inline int put_all_back(struct __sk_buff *skb, __u32 waiting)
+static __noinline int put_all_back(struct __sk_buff *skb, __u32 waiting)
 {
 	struct fragment_key key = {};
 

@@ -25,28 +25,43 @@ static __always_inline void sip_round(__u64 v[4])
 	v[2] = ROTATE(v[2], 32);
 }
 
-/* SipHash-1-3 of the flow (Aumasson, Bernstein 2012), its 40 bytes being whole words. */
+static __always_inline void sip_word(__u64 v[4], __u64 word)
+{
+	v[3] ^= word;
+	sip_round(v);
+	v[0] ^= word;
+}
+
+/*
+ * SipHash-1-3 (Aumasson, Bernstein 2012) of 21 bytes: client, ports, protocol. Not
+ * of the VIP: a connection differs from another VIP's by its row, and the less
+ * there is to hash the better.
+ */
 static __always_inline __u64 hash_of(const struct flow *flow)
 {
-	const __u64 *words = (const __u64 *)flow;
+	const __u64 *client = (const __u64 *)&flow->client;
 	__u64 key0 = hash_key[0], key1 = hash_key[1];
 	__u64 v[4] = {key0 ^ 0x736f6d6570736575, key1 ^ 0x646f72616e646f6d,
 		      key0 ^ 0x6c7967656e657261, key1 ^ 0x7465646279746573};
-	__u64 last = (__u64)sizeof(*flow) << 56;
+	__u64 last = 21ULL << 56 | (__u64)flow->protocol << 32 | (__u64)flow->port << 16 |
+		     flow->client_port;
 
-#pragma unroll
-	for (__u32 i = 0; i <= sizeof(*flow) / 8; i++) {
-		__u64 word = i < sizeof(*flow) / 8 ? words[i] : last;
-
-		v[3] ^= word;
-		sip_round(v);
-		v[0] ^= word;
-	}
+	sip_word(v, client[0]);
+	sip_word(v, client[1]);
+	sip_word(v, last);
 	v[2] ^= 0xff;
 	sip_round(v);
 	sip_round(v);
 	sip_round(v);
 	return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* The finalizer of MurmurHash3: each bit of the number depends on all. */
+static __always_inline __u64 mixed(__u64 x)
+{
+	x = (x ^ x >> 33) * 0xff51afd7ed558ccd;
+	x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53;
+	return x ^ x >> 33;
 }
 
 #endif

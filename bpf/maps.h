@@ -8,10 +8,10 @@
 #include "abi.h"
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_VIPS);
-	__type(key, struct address);
-	__type(value, struct vip);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct vip_table);
 } vips SEC(".maps");
 
 struct {
@@ -51,13 +51,31 @@ struct {
 	__type(value, struct host);
 } hosts SEC(".maps");
 
-/* LRU: a flood of SYNs pushes out the longest silent connections, and never blocks new ones. */
+/* Page-aligned by BPF_F_MMAPABLE: so no entry lies across two cache lines. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1); /* set at load */
-	__type(key, struct flow);
-	__type(value, struct connection);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct bucket);
 } connections SEC(".maps");
+
+/* What `connections` was when it had another size, while it is adopted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} former SEC(".maps");
+
+/* Nobody outside can tell where a flow stands in `connections`. Written once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct table_key);
+} table_key SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

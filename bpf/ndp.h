@@ -4,6 +4,7 @@
 #define ANYPORT_NDP_H
 
 #include "decision.h"
+#include "vips.h"
 #include "parse.h"
 
 #define ND_SOLICIT     135
@@ -147,8 +148,8 @@ static __always_inline struct decision decide_solicitation(const struct ethhdr *
 							   const struct address *target,
 							   const struct ndp_option *told)
 {
-	struct vip *announced = bpf_map_lookup_elem(&vips, &packet->flow.client);
-	struct vip *asked = bpf_map_lookup_elem(&vips, target);
+	struct vip *announced = find_vip(&packet->flow.client);
+	struct vip *asked = find_vip(target);
 
 	if (announced)
 		return decide_announced(announced, ethernet, told);
@@ -160,8 +161,8 @@ static __always_inline struct decision decide_solicitation(const struct ethhdr *
 }
 
 /* As decide_arp: who announces the VIP fences it, who asks for it is answered. */
-static __always_inline struct decision decide_ndp(const struct frame *frame,
-						  const struct packet *packet)
+static __always_inline struct decision decide_neighbour(const struct frame *frame,
+							const struct packet *packet)
 {
 	const struct ethhdr *ethernet = frame->data;
 	struct ndp_option told = {};
@@ -174,10 +175,26 @@ static __always_inline struct decision decide_ndp(const struct frame *frame,
 	target = message.target;
 	if (message.type == ND_SOLICIT)
 		return decide_solicitation(ethernet, packet, &target, &told);
-	announced = bpf_map_lookup_elem(&vips, &target);
+	announced = find_vip(&target);
 	if (!announced)
 		return decided(VERDICT_NOT_OURS, PASS);
 	return decide_announced(announced, ethernet, &told);
+}
+
+/* A stack frame of its own, as the message takes half of what all functions may have; in a word. */
+static __noinline __u64 decide_in_word(const struct frame *frame, const struct packet *packet)
+{
+	struct decision decision = decide_neighbour(frame, packet);
+
+	return (__u64)decision.action << 32 | decision.verdict;
+}
+
+static __always_inline struct decision decide_ndp(const struct frame *frame,
+						  const struct packet *packet)
+{
+	__u64 word = decide_in_word(frame, packet);
+
+	return decided(word, word >> 32);
 }
 
 /*

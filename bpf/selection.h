@@ -8,14 +8,6 @@
 
 #define NO_SLOT MAX_HOSTS
 
-/* The finalizer of MurmurHash3: each host of the fallback draws its own number. */
-static __always_inline __u64 mixed(__u64 x)
-{
-	x = (x ^ x >> 33) * 0xff51afd7ed558ccd;
-	x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53;
-	return x ^ x >> 33;
-}
-
 /*
  * -log2(draw / 2^32) in 2^-24ths; of a chord through each power of two, bent
  * towards the curve.

@@ -18,6 +18,7 @@
 #include "parse.h"
 #include "peers.h"
 #include "selection.h"
+#include "vips.h"
 
 static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
 					       const struct packet *packet)
@@ -62,38 +63,41 @@ static __always_inline __u64 chosen(enum verdict verdict, __u32 slot)
  * connection lives, it stays there (R6).
  */
 static __always_inline __u64 choose_owner(const struct packet *packet, const struct route *route,
-					  __u64 hash)
+					  struct home *home)
 {
-	__u32 slot = follow_connection(packet, route, hash);
+	__u32 slot = follow_connection(home, packet, route);
 
 	if (slot != route->target && (packet->opens || slot != NO_SLOT))
-		remember_connection(&packet->flow, route->target, hash);
+		remember_connection(home, &packet->flow, route->target);
 	return chosen(VERDICT_UNIQUE, route->target);
 }
 
 static __always_inline __u64 choose_anew(const struct packet *packet, const struct route *route,
-					 __u64 hash)
+					 const struct home *home, __u64 hash)
 {
 	enum verdict verdict = route->kind == ROUTE_FALLBACK ? VERDICT_FALLBACK : VERDICT_SELECTED;
 	__u32 slot = select_slot(route, hash);
 
-	if (slot < MAX_HOSTS)
-		slot = remember_connection(&packet->flow, slot, hash);
+	if (slot >= MAX_HOSTS)
+		return chosen(verdict, NO_SLOT);
+	slot = remember_connection(home, &packet->flow, slot);
+	if (slot == NO_SLOT) /* where what follows will go as well */
+		return chosen(VERDICT_TABLE_FULL, hashed_slot(route, hash));
 	return chosen(verdict, slot);
 }
 
 /* Where the packet inside came from, as far as is known. Anybody can send one: no sign of life. */
 static __always_inline __u64 choose_for_error(const struct packet *packet,
-					      const struct route *route, __u64 hash)
+					      const struct route *route, const struct home *home)
 {
-	__u32 slot = connection_slot(&packet->flow, hash);
+	__u32 slot = connection_slot(home, &packet->flow);
 
 	if (route->kind == ROUTE_UNIQUE)
 		slot = route->target;
 	else if (slot == NO_SLOT && route->kind == ROUTE_NONE)
 		return chosen(VERDICT_NO_ROUTE, NO_SLOT);
 	else if (slot == NO_SLOT)
-		slot = hashed_slot(route, hash);
+		slot = hashed_slot(route, hash_of(&packet->flow));
 	return chosen(VERDICT_ICMP_ERROR, slot);
 }
 
@@ -109,6 +113,7 @@ __noinline __u64 choose(const struct packet *packet, __u32 vip_index)
 {
 	struct port_table *table = bpf_map_lookup_elem(&routes, &vip_index);
 	struct route route, *found;
+	struct home home;
 	__u32 row, slot;
 	__u64 hash;
 
@@ -119,19 +124,20 @@ __noinline __u64 choose(const struct packet *packet, __u32 vip_index)
 	if (!found)
 		return chosen(VERDICT_DROP_TABLE, NO_SLOT);
 	load_route(&route, found);
-	hash = hash_of(&packet->flow);
+	home = home_of(vip_index, &packet->flow);
 	if (packet->error)
-		return choose_for_error(packet, &route, hash);
+		return choose_for_error(packet, &route, &home);
 	if (route.kind == ROUTE_UNIQUE)
-		return choose_owner(packet, &route, hash);
-	slot = follow_connection(packet, &route, hash);
+		return choose_owner(packet, &route, &home);
+	slot = follow_connection(&home, packet, &route);
 	if (slot != NO_SLOT)
 		return chosen(VERDICT_ESTABLISHED, slot);
 	if (route.kind == ROUTE_NONE)
 		return chosen(VERDICT_NO_ROUTE, NO_SLOT);
+	hash = hash_of(&packet->flow);
 	if (!packet->opens)
 		return chosen(VERDICT_HASHED, hashed_slot(&route, hash));
-	return choose_anew(packet, &route, hash);
+	return choose_anew(packet, &route, &home, hash);
 }
 
 static __always_inline struct decision decide_transport(const struct vip *vip,
@@ -232,7 +238,7 @@ static __always_inline struct decision decide_ours(struct frame *frame, const st
 
 static __always_inline struct decision decide_ip(struct frame *frame, struct packet *packet)
 {
-	struct vip *vip = bpf_map_lookup_elem(&vips, &packet->flow.vip);
+	struct vip *vip = find_vip(&packet->flow.vip);
 	struct ethhdr *ethernet = frame->data;
 
 	if (!vip || (void *)(ethernet + 1) > frame->end)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 from anyport.decide.rows import NO_HOP, Hop, HostRow, Path, RouteKind, RouteRow
 from anyport.kernel import abi
 from tests.packet import world as w
-from tests.packet.world import CLIENT, VIP, World, distributed, segment
+from tests.packet.world import CLIENT, World, distributed, segment
 from tests.support.packets import ACK
 
 FLOWS = range(5000, 5400)
@@ -39,8 +40,9 @@ def siphash13(messages: list[bytes]) -> list[int]:
 
 
 def flow(client_port: int, port: int) -> bytes:
-    client, vip = abi.Address.of(CLIENT), abi.Address.of(VIP)
-    return bytes(abi.Flow(client, vip, client_port, port, abi.Protocol.TCP))
+    """What of a flow is hashed: 21 bytes."""
+    ports = struct.pack("<HHB", client_port, port, abi.Protocol.TCP)
+    return abi.pack_address(CLIENT) + ports
 
 
 def test_hash_is_siphash_of_the_flow() -> None:

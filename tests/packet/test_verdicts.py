@@ -392,5 +392,5 @@ def test_each_verdict_has_a_case() -> None:
         test_neighbours.CASES,
     )
     seen = {case.verdict for cases in tables for case in cases}
-    in_sequence = {"established", "fragment", "fragments_released", "distributed"}
+    in_sequence = {"established", "fragment", "fragments_released", "distributed", "table_full"}
     assert seen | in_sequence == {verdict.name.lower() for verdict in Verdict}

@@ -8,7 +8,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from anyport.decide.rows import MAX_HOSTS, Hop, HostRow, Path, RouteKind, RouteRow
 from anyport.kernel.abi import SelectionMethod
-from anyport.kernel.distribute import ConnectionRow, DistributorKernel
+from anyport.kernel.connections import ConnectionRow
+from anyport.kernel.distribute import DistributorKernel
 from anyport.model import Protocol
 from anyport.model.definition import Address
 from tests.support import packets

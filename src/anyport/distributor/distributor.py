@@ -22,7 +22,8 @@ from anyport.distributor.peers import peers
 from anyport.distributor.programmer import Programmer
 from anyport.errors import RegistryError
 from anyport.kernel.abi import ConnectionState
-from anyport.kernel.distribute import ConnectionRow, DistributorKernel
+from anyport.kernel.connections import ConnectionRow
+from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.netlink import Interface
 from anyport.model import Candidacy, Claim, Definition, Distributing, PortKey, Protocol
 from anyport.model.definition import Address

@@ -51,7 +51,8 @@ class Programmer:
         free = set(range(MAX_VIPS)) - set(self._indexes.values())
         if not free:
             raise AnyportError(f"vip {vip}: {MAX_VIPS} VIPs are distributed here, and no more fit")
-        index = min(free)
+        known = {known: index for index, known in enumerate(self._kernel.known_vips())}
+        index = known[vip] if known.get(vip) in free else min(free)
         self._kernel.create_routes(index)
         self._kernel.unfence(index)
         self._indexes[vip] = index

@@ -24,17 +24,26 @@ from anyport.decide.rows import Path as PathKind
 from anyport.model import Protocol
 
 __all__ = [
+    "BUCKET_WAYS",
     "COMM_LENGTH",
     "MAX_HOSTS",
     "MAX_SELECTIONS",
     "MAX_VIPS",
+    "PAGE_BUCKETS",
     "PEERS_A_ROW",
     "PEER_ROWS",
     "PORTS",
     "PORT_WORDS",
+    "SEEN_BITS",
     "SELECTION_SLOTS",
+    "TICK_SHIFT",
     "TRIAL_MARK",
+    "WORD_PROTOCOL",
+    "WORD_TAG",
+    "WORD_USED",
+    "WORD_VIP",
     "Address",
+    "Bucket",
     "Connection",
     "ConnectionState",
     "Definition",
@@ -63,8 +72,11 @@ __all__ = [
     "SelectionMethod",
     "Settings",
     "SocketFlags",
+    "TableKey",
+    "UpkeepRequest",
     "Verdict",
     "Vip",
+    "VipTable",
     "pack_address",
     "unpack_address",
 ]
@@ -73,6 +85,14 @@ PORTS = 65536
 PORT_WORDS = PORTS // 64
 PEER_ROWS = 256
 PEERS_A_ROW = 4
+BUCKET_WAYS = 4
+PAGE_BUCKETS = 32
+WORD_VIP = 6
+WORD_PROTOCOL = 10
+WORD_USED = 1 << 11
+WORD_TAG = 0xFFFFFFFFFFFFF000
+SEEN_BITS = 30
+TICK_SHIFT = 27
 COMM_LENGTH = 16
 TRIAL_MARK = 0x616E7970
 
@@ -211,11 +231,21 @@ class ListenCounter(enum.IntEnum):
 
 class Vip(LittleEndianStructure):
     _fields_ = (
+        ("address", Address),
         ("index", c_uint32),
         ("mac", c_uint8 * 6),
         ("pad", c_uint16),
         ("pad2", c_uint32),
         ("udp_idle_ns", c_uint64),
+    )
+
+
+class VipTable(LittleEndianStructure):
+    _fields_ = (
+        ("used", c_uint32),
+        ("pad", c_uint32),
+        ("rows", Vip * MAX_VIPS),
+        ("known", Address * MAX_VIPS),
     )
 
 
@@ -277,7 +307,31 @@ class ConnectionState(enum.IntEnum):
 
 
 class Connection(LittleEndianStructure):
-    _fields_ = (("seen_ns", c_uint64), ("slot", c_uint32), ("state", c_uint32))
+    _fields_ = (
+        ("word", c_uint64),
+        ("life", c_uint32),
+        ("client_port", c_uint16),
+        ("port", c_uint16),
+        ("client", Address),
+    )
+
+
+class Bucket(LittleEndianStructure):
+    _fields_ = (("ways", Connection * BUCKET_WAYS),)
+
+
+class UpkeepRequest(LittleEndianStructure):
+    _fields_ = (
+        ("slots", c_uint64),
+        ("rows", c_uint32),
+        ("first", c_uint32),
+        ("count", c_uint32),
+        ("done", c_uint32),
+    )
+
+
+class TableKey(LittleEndianStructure):
+    _fields_ = (("words", c_uint64 * 6),)
 
 
 class Verdict(enum.IntEnum):
@@ -293,17 +347,18 @@ class Verdict(enum.IntEnum):
     SELECTED = 9
     FALLBACK = 10
     HASHED = 11
-    ICMP_ERROR = 12
-    FRAGMENT = 13
-    FRAGMENT_HELD = 14
-    FRAGMENTS_RELEASED = 15
-    NO_ROUTE = 16
-    OTHER_PROTOCOL = 17
-    DROP_FRAGMENT = 18
-    DROP_MALFORMED = 19
-    DROP_HEADERS = 20
-    DROP_ICMP = 21
-    DROP_TTL = 22
-    DROP_NO_PATH = 23
-    DROP_TABLE = 24
-    DROP_FENCED = 25
+    TABLE_FULL = 12
+    ICMP_ERROR = 13
+    FRAGMENT = 14
+    FRAGMENT_HELD = 15
+    FRAGMENTS_RELEASED = 16
+    NO_ROUTE = 17
+    OTHER_PROTOCOL = 18
+    DROP_FRAGMENT = 19
+    DROP_MALFORMED = 20
+    DROP_HEADERS = 21
+    DROP_ICMP = 22
+    DROP_TTL = 23
+    DROP_NO_PATH = 24
+    DROP_TABLE = 25
+    DROP_FENCED = 26

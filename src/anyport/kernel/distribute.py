@@ -7,15 +7,16 @@ import contextlib
 import errno
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from ctypes import c_uint8, sizeof
-from dataclasses import dataclass
+from ctypes import sizeof
 from ipaddress import IPv6Address
 from pathlib import Path
 
 from anyport.decide.rows import Family, Hop, HostRow, RouteRow, SelectionRow
 from anyport.errors import KernelError
 from anyport.kernel import abi, clsact, loader
-from anyport.kernel.libbpf import NOEXIST, AttachType, Link, Map, MapType, Object, Program
+from anyport.kernel.connections import ConnectionRow, ConnectionTable, buckets
+from anyport.kernel.libbpf import AttachType, Link, Map, MapType, Object, Program
+from anyport.kernel.vips import Vips
 from anyport.model import PortKey, Protocol
 from anyport.model.definition import UDP_IDLE_SECONDS, Address
 
@@ -27,6 +28,7 @@ _MAPS = (
     "selections",
     "hosts",
     "connections",
+    "table_key",
     "fragments",
     "held_fragments",
     "counters",
@@ -34,20 +36,6 @@ _MAPS = (
 _ROWS = len(Protocol) * abi.PORTS
 _NOWHERE = IPv6Address(0)
 _ROUTE = struct.Struct("=IIQ")  # struct route: ctypes would take 0.1 s for a port table
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionRow:
-    """`seen_ns`: CLOCK_BOOTTIME of the client's last packet."""
-
-    client: Address
-    client_port: int
-    vip: Address
-    port: int
-    protocol: Protocol
-    slot: int
-    state: abi.ConnectionState
-    seen_ns: int
 
 
 class DistributorKernel:
@@ -64,6 +52,8 @@ class DistributorKernel:
         self._pins = pins
         self._maps = {name: loaded.map(name) for name in _MAPS}
         self._tables: dict[int, Map] = {}
+        self.table = ConnectionTable(loaded)
+        self._vips = Vips(self._maps["vips"])
 
     @classmethod
     def attach(
@@ -72,28 +62,38 @@ class DistributorKernel:
         """Loads the program and attaches it at the interface's ingress.
 
         Adopts what is pinned at `pins`: routes and connections go on, and no
-        packet meets no program. `connections` sizes the connection table; a
-        table of another size is copied. `hash_key`: 128 bits; the same key
+        packet meets no program. The connection table has room for `connections`;
+        one of another size is copied. `hash_key`: 128 bits; the same key
         hashes alike.
         """
         loader.prepare_pins(pins)
-        with _resized(pins / "connections", connections) as former:
-            self = cls.load(interface_index, pins, connections, hash_key)
-            self._copy_connections(former)
+        with _resized(pins / "connections", buckets(connections)) as former:
+            self = cls.load(interface_index, pins, connections, hash_key, former)
+            self.table.adopt_former()
             self._attach()
-            self._copy_connections(former)  # what came in between
+            self.table.adopt_former()  # what came in between
         return self
 
     @classmethod
     def load(
-        cls, interface_index: int, pins: Path | None, connections: int, hash_key: int
+        cls,
+        interface_index: int,
+        pins: Path | None,
+        connections: int,
+        hash_key: int,
+        former: Map | None = None,
     ) -> DistributorKernel:
-        """Without attaching it; `pins` None: nothing outlives this process."""
+        """Without attaching it; `pins` None: nothing outlives this process.
+
+        `former`: a connection table, to be adopted.
+        """
         loaded = Object.open(
             loader.object_path("distribute"),
-            rodata={"hash_key": hash_key},
-            max_entries={"connections": connections},
+            rodata={"hash_key": hash_key, "bucket_count": buckets(connections)},
+            max_entries={"connections": buckets(connections)},
             pins=pins,
+            pinned=_MAPS,
+            reused={"former": former} if former else {},
         )
         try:
             return cls(loaded.load(), interface_index, pins or Path())
@@ -128,19 +128,26 @@ class DistributorKernel:
 
     def vips(self) -> dict[Address, tuple[int, bytes]]:
         """VIP -> (index, MAC): those that are answered for."""
-        rows = ((k, abi.Vip.from_buffer_copy(v)) for k, v in self._maps["vips"].items())
-        return {abi.unpack_address(key): (vip.index, bytes(vip.mac)) for key, vip in rows}
+        return self._vips.rows()
+
+    def known_vips(self) -> list[Address]:
+        """By row: whose connections it has, also when its VIP is deleted; `::`: nobody's."""
+        return self._vips.known()
 
     def set_vip(
         self, vip: Address, index: int, mac: bytes, udp_idle: int = UDP_IDLE_SECONDS
     ) -> None:
-        """`udp_idle`: seconds, as a definition's."""
-        row = abi.Vip(index, (c_uint8 * 6)(*mac), udp_idle_ns=udp_idle * 10**9)
-        self._maps["vips"].update(abi.pack_address(vip), bytes(row))
+        """The VIP of this row, and of no other; connections that the row has of another go.
+
+        `udp_idle`: seconds, as a definition's.
+        """
+        if self.known_vips()[index] != vip:
+            self.table.forget(vip_rows=[index])
+        self._vips.set(vip, index, mac, udp_idle)
 
     def delete_vip(self, vip: Address) -> None:
-        """Absent: success."""
-        self._maps["vips"].delete(abi.pack_address(vip))
+        """Absent: success. Its connections are known until its row is another's."""
+        self._vips.delete(vip)
 
     def fenced(self, index: int) -> bool:
         """Whether another host was seen to announce the VIP since `unfence`."""
@@ -227,27 +234,14 @@ class DistributorKernel:
     # ---- what the program writes ----
 
     def connections(self) -> Iterator[ConnectionRow]:
-        """While packets come: each connection at most once, a changing one perhaps not."""
-        for key, value in self._maps["connections"].items():
-            flow = abi.Flow.from_buffer_copy(key)
-            connection = abi.Connection.from_buffer_copy(value)
-            yield ConnectionRow(
-                flow.client.unpack(),
-                flow.client_port,
-                flow.vip.unpack(),
-                flow.port,
-                Protocol(flow.protocol),
-                connection.slot,
-                abi.ConnectionState(connection.state),
-                connection.seen_ns,
-            )
+        """Those of VIPs that are no longer distributed here too. ConnectionTable.rows has more."""
+        known = self.known_vips()
+        return self.table.rows(known.__getitem__)
 
     def forget_connections(self, slots: Collection[int]) -> int:
         """How many went to these slots: before a slot becomes another host's."""
-        table = self._maps["connections"]
-        gone = [k for k, v in table.items() if abi.Connection.from_buffer_copy(v).slot in slots]
         self._forget_fragments()
-        return sum(table.delete(key) for key in gone)
+        return self.table.forget(slots=slots)
 
     def counters(self) -> dict[str, int]:
         """Packets by verdict, in lower case, since the maps were made."""
@@ -275,11 +269,6 @@ class DistributorKernel:
         else:
             link.close()  # the pin holds it
 
-    def _copy_connections(self, former: Map | None) -> None:
-        for key, value in former.items() if former else ():
-            with contextlib.suppress(KernelError):  # newer here, or no more room
-                self._maps["connections"].update(key, value, NOEXIST)
-
     def _forget_fragments(self) -> None:
         """Where packets in fragments go: whatever the slot, as none lasts for seconds."""
         for key, _ in self._maps["fragments"].items():
@@ -304,9 +293,14 @@ class DistributorKernel:
 
 @contextlib.contextmanager
 def _resized(pin: Path, entries: int) -> Iterator[Map | None]:
-    """A pinned map of another size, unpinned so that a new one takes its place; else None."""
+    """A pinned table of another size, unpinned so that a new one takes its place; else None.
+
+    What is no such table at all stays: the loader names it.
+    """
     former = Map.open_pinned(pin) if pin.exists() else None
-    if former is not None and former.max_entries == entries:
+    if former is not None and (
+        former.max_entries == entries or former.value_size != sizeof(abi.Bucket)
+    ):
         former.close()
         former = None
     if former is not None:

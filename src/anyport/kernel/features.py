@@ -44,6 +44,8 @@ _HELPERS = [
     ("SOCK_OPS", 164, "bpf_for_each_map_elem", "wildcard listeners"),
     ("CGROUP_SOCK_ADDR", 187, "bpf_set_retval", "refusing binds in leased blocks"),
     ("SCHED_CLS", 152, "bpf_redirect_neigh", "forwarding to a target"),
+    ("SCHED_CLS", 160, "bpf_ktime_get_coarse_ns", "the age of connections"),
+    ("SCHED_CLS", 181, "bpf_loop", "going through the connection table"),
 ]
 
 # Name in the kernel's BTF whose presence tells a feature, check, whether it is required, what needs

@@ -114,6 +114,7 @@ ffi.cdef(
     __u32 bpf_map__value_size(const void *);
     __u32 bpf_map__max_entries(const void *);
     int bpf_map__set_max_entries(void *, __u32);
+    int bpf_map__reuse_fd(void *, int fd);
     int bpf_map__set_pin_path(void *, const char *);
     bool bpf_map__is_internal(const void *);
     void *bpf_map__initial_value(void *, size_t *size);

@@ -94,13 +94,17 @@ class Map:
 
     def dump(self) -> tuple[bytes, bytes]:
         """Every entry, as all keys and all values end to end; in index order for arrays."""
+        parts = list(self.batches())
+        return b"".join(keys for keys, _ in parts), b"".join(values for _, values in parts)
+
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """`dump` in parts, each as it is when it is asked for."""
         try:
-            return self._dump_batches()
+            yield from self._batches()
         except KernelError as error:
             if error.errno not in _NO_BATCH:
                 raise
-        found = list(self._walk())
-        return b"".join(k for k, _ in found), b"".join(v for _, v in found)
+            yield from self._walk()
 
     def update_batch(self, keys: bytes, values: bytes, count: int) -> None:
         """`count` entries, end to end; not atomic, each entry is."""
@@ -143,28 +147,27 @@ class Map:
         check(result, f"map {self.name}: lookup")
         return bytes(value)
 
-    def _dump_batches(self) -> tuple[bytes, bytes]:
-        keys, values, size = bytearray(), bytearray(), _BATCH
+    def _batches(self) -> Iterator[tuple[bytes, bytes]]:
+        size, start = _BATCH, ffi.NULL
         position, count = ffi.new("char[]", max(self.key_size, 8)), ffi.new("__u32 *")
-        start = ffi.NULL
         while True:
-            some_keys, some_values = (
-                ffi.new("char[]", size * self.key_size),
-                ffi.new("char[]", size * self._stored_size()),
-            )
+            keys = ffi.new("char[]", size * self.key_size)
+            values = ffi.new("char[]", size * self._stored_size())
             count[0] = size
             result = lib().bpf_map_lookup_batch(
-                self.fd, start, position, some_keys, some_values, count, ffi.NULL
+                self.fd, start, position, keys, values, count, ffi.NULL
             )
             if result == -errno.ENOSPC:  # one bucket of a hash holds more than `size`
                 size *= 2
                 continue
             if result not in (0, -errno.ENOENT):
                 check(result, f"map {self.name}: dump")
-            keys += ffi.buffer(some_keys, count[0] * self.key_size)
-            values += ffi.buffer(some_values, count[0] * self._stored_size())
+            yield (
+                bytes(ffi.buffer(keys, count[0] * self.key_size)),
+                bytes(ffi.buffer(values, count[0] * self._stored_size())),
+            )
             if result == -errno.ENOENT:
-                return bytes(keys), bytes(values)
+                return
             start = position
 
     def _walk(self) -> Iterator[tuple[bytes, bytes]]:

@@ -21,6 +21,8 @@ class Object:
     def __init__(self, pointer: Any, path: Path) -> None:
         self._pointer = pointer
         self._path = path
+        # As compiled: libbpf renames a map that is reused.
+        self._maps = _each(lib().bpf_object__next_map, pointer, lib().bpf_map__name)
 
     @classmethod
     def open(
@@ -31,15 +33,17 @@ class Object:
         max_entries: Mapping[str, int] | None = None,
         pins: Path | None = None,
         pinned: Collection[str] | None = None,
+        reused: Mapping[str, Map] | None = None,
         skip_programs: Collection[str] = (),
     ) -> Object:
         """Opens `path` and sets what has to be set before `load`.
 
         `rodata`: values of `const volatile` variables. `pins`: each map that is
         not internal (or, given `pinned`, each of these) is adopted from
-        `pins/<name>` if it is there and pinned there if not. `skip_programs`:
-        not to be loaded. Raises KernelError, by name, for a pinned map of
-        another layout and for anything that is not in the object.
+        `pins/<name>` if it is there and pinned there if not. `reused`: maps that
+        take the place of the object's. `skip_programs`: not to be loaded. Raises
+        KernelError, by name, for a pinned map of another layout and for anything
+        that is not in the object.
         """
         forget_log()
         pointer = lib().bpf_object__open_file(os.fsencode(path), ffi.NULL)
@@ -52,6 +56,8 @@ class Object:
                 lib().bpf_map__set_max_entries(self._map(name), entries)
             if pins is not None:
                 self._set_pins(pins, pinned)
+            for name, map in (reused or {}).items():
+                check(lib().bpf_map__reuse_fd(self._map(name), map.fd), f"map {name}: reuse")
             for name in skip_programs:
                 lib().bpf_program__set_autoload(self._program(name), False)
         except BaseException:
@@ -85,20 +91,17 @@ class Object:
             self._pointer = None
 
     def _map(self, name: str) -> Any:
-        return self._maps()[name] if name in self._maps() else self._absent("map", name)
+        return self._maps[name] if name in self._maps else self._absent("map", name)
 
     def _program(self, name: str) -> Any:
         found = _each(lib().bpf_object__next_program, self._pointer, lib().bpf_program__name)
         return found[name] if name in found else self._absent("program", name)
 
-    def _maps(self) -> dict[str, Any]:
-        return _each(lib().bpf_object__next_map, self._pointer, lib().bpf_map__name)
-
     def _absent(self, noun: str, name: str) -> Any:
         raise KernelError(f"{self._path.name} has no {noun} {name}", errno.ENOENT)
 
     def _set_pins(self, pins: Path, pinned: Collection[str] | None) -> None:
-        for name, pointer in self._maps().items():
+        for name, pointer in self._maps.items():
             internal = lib().bpf_map__is_internal(pointer)
             if (name in pinned) if pinned is not None else not internal:
                 _require_layout(pointer, name, pins / name)
@@ -118,7 +121,7 @@ class Object:
 
     def _rodata(self) -> Any:
         """The section's initial value, a char pointer."""
-        section = next(map for name, map in self._maps().items() if name.endswith(".rodata"))
+        section = next(map for name, map in self._maps.items() if name.endswith(".rodata"))
         return ffi.cast("char *", lib().bpf_map__initial_value(section, ffi.new("size_t *")))
 
     def _variables(self, section: str) -> Iterator[tuple[str, tuple[int, int]]]:

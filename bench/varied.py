@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets of many flows through one program by BPF_PROG_RUN: varied.bpf.c."""
+
+from __future__ import annotations
+
+import enum
+import platform
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+from anyport.kernel.libbpf import Object, Program
+
+
+class Order(enum.IntEnum):
+    """enum order: whose packet comes next."""
+
+    SAME = 0
+    IN_TURN = 1
+    RANDOM = 2
+
+
+class Varied:
+    """Compiles and loads it. Raises KernelError."""
+
+    def __init__(self, lines: int = 1) -> None:
+        """`lines` of 64 bytes for `far`: 1 << 20, or it does nothing."""
+        with tempfile.TemporaryDirectory() as directory:
+            built = _compiled(Path(directory))
+            self._object = Object.open(built, max_entries={"lines": lines}).load()
+        self.empty = self._object.program("empty")
+        self.far = self._object.program("far")
+        self._vary = self._object.program("vary")
+        self._plans = self._object.map("plans")
+        self._measured = self._object.map("measured")
+
+    def plan(self, order: Order, flows: int, first: int = 0) -> None:
+        """So many flows, a power of two, from number `first` on."""
+        self._plans.update(bytes(4), struct.pack("<III", order, flows - 1, first))
+
+    def run(self, program: Program, frame: bytes, packets: int) -> int:
+        """`frame` as that of so many packets' flows; nanoseconds for each."""
+        self._measured.update(bytes(4), struct.pack("<I", program.fd))
+        return self._vary.test_run(frame, repeat=packets)[3]
+
+    def close(self) -> None:
+        self._object.close()
+
+
+def _compiled(directory: Path) -> Path:
+    source, built = Path(__file__).with_suffix(".bpf.c"), directory / "varied.bpf.o"
+    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    options = ["-O2", "-g", "-target", "bpf", "-mcpu=v3", include]
+    subprocess.run(["clang", *options, "-c", str(source), "-o", str(built)], check=True)
+    return built

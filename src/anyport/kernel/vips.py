@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VIPs that the distributor's program answers and forwards for: one map of one entry."""
+
+from __future__ import annotations
+
+import itertools
+from ctypes import c_uint8
+
+from anyport.kernel import abi
+from anyport.kernel.libbpf import Map
+from anyport.model.definition import Address
+
+_KEY = bytes(4)
+
+
+class Vips:
+    """`struct vip_table`. Raises KernelError.
+
+    Of the rows that do not change the same bytes are written again, which no packet sees.
+    """
+
+    def __init__(self, map: Map) -> None:
+        self._map = map
+
+    def rows(self) -> dict[Address, tuple[int, bytes]]:
+        """VIP -> (row, MAC)."""
+        rows = (row for row in self._read().rows if not _is_free(row))
+        return {row.address.unpack(): (row.index, bytes(row.mac)) for row in rows}
+
+    def known(self) -> list[Address]:
+        """By row: the VIP that it has, or had last."""
+        return [address.unpack() for address in self._read().known]
+
+    def set(self, vip: Address, index: int, mac: bytes, udp_idle: int) -> None:
+        """In this row, whatever was there, and in no other. `udp_idle`: seconds."""
+        table = self._without(vip)
+        table.rows[index] = abi.Vip(
+            abi.Address.of(vip), index, (c_uint8 * 6)(*mac), udp_idle_ns=udp_idle * 10**9
+        )
+        table.known[index] = abi.Address.of(vip)
+        self._write(table)
+
+    def delete(self, vip: Address) -> None:
+        """Absent: success."""
+        self._write(self._without(vip))
+
+    def _without(self, vip: Address) -> abi.VipTable:
+        table = self._read()
+        for index, row in enumerate(table.rows):
+            if row.address.unpack() == vip:
+                table.rows[index] = abi.Vip()
+        return table
+
+    def _read(self) -> abi.VipTable:
+        return abi.VipTable.from_buffer_copy(self._map.lookup(_KEY) or b"")
+
+    def _write(self, table: abi.VipTable) -> None:
+        table.used = len(list(itertools.dropwhile(_is_free, reversed(table.rows))))
+        self._map.update(_KEY, bytes(table))
+
+
+def _is_free(row: abi.Vip) -> bool:
+    return not any(row.address.words)
