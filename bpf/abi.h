@@ -30,6 +30,7 @@
 #define SEEN_BITS	30
 #define TICK_SHIFT	27
 #define COMM_LENGTH	16
+#define HANDED_ON	0x616e7970 /* "anyp" */
 #define TRIAL_MARK	0x616e7970 /* SO_MARK of the agent's trial binds: neither refused nor seen */
 
 struct address {
@@ -236,7 +237,8 @@ struct hop {
 struct host {
 	struct hop hops[FAMILIES];
 	__u32 weight; /* for the fallback */
-	__u32 pad;
+	__u8 mac[6];  /* of its LAN interface, for XDP; 0: not told */
+	__u16 pad;
 };
 
 struct flow {
@@ -287,6 +289,17 @@ struct upkeep_request {
 /* table_key: 0 -> random, and as old as the table. */
 struct table_key {
 	__u64 words[6];
+};
+
+/*
+ * Before the frame, from XDP to TC: what was chosen for a packet that XDP cannot
+ * bring there, or that is the local stack's.
+ */
+struct handed_on {
+	__u32 magic; /* HANDED_ON: no other program's metadata */
+	__u32 verdict;
+	__u32 slot;
+	__u32 pad;
 };
 
 /* Reason of each verdict; counters[verdict] counts packets. */

@@ -12,6 +12,7 @@ enum action {
 	ANSWER_ARP, /* back out of the interface it came by */
 	ANSWER_NDP,
 	FORWARD, /* by `hop` */
+	LEAVE,	 /* XDP: to TC, which decides */
 	RELEASE, /* back into the queue, and the held fragments from `waiting` on */
 };
 

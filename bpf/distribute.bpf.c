@@ -2,10 +2,11 @@
 /*
  * The distributor, at the ingress of its LAN interface:
  *
- *     frame -> parse.h -> struct packet -> verdict.h -> struct decision -> act()
+ *     frame -> parse.h -> struct packet -> verdict.h -> struct decision -> acted on
  *
- * Only this file knows that the hook is TC (TCX, or clsact on older kernels).
- * TC and not XDP: GSO packets stay whole, and veth has no XDP_TX of its own.
+ * twice. `distribute`, at TC (TCX, or clsact on older kernels), does everything.
+ * `distribute_xdp` before it, where the driver has XDP (docs/adr/0013), does what
+ * nearly all packets are, and leaves the rest to it.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -17,24 +18,6 @@
 #define AF_INET6 10
 #define VLAN_VID 0x0fff	       /* none: a priority alone (802.1p), and the frame is not in a VLAN */
 #define PASSED	 TC_ACT_UNSPEC /* TCX_NEXT: whoever comes after us still sees it */
-
-/* Pulled only if they lie in fragments; every pointer into the frame is stale then. */
-static __always_inline void reach(struct frame *frame, __u32 need)
-{
-	struct __sk_buff *skb = frame->context;
-
-	if (need > skb->len)
-		need = skb->len;
-	if ((void *)(long)skb->data + need > (void *)(long)skb->data_end)
-		bpf_skb_pull_data(skb, need);
-	frame->data = (void *)(long)skb->data;
-	frame->end = (void *)(long)skb->data_end;
-}
-
-static __always_inline bool load(const struct frame *frame, __u32 offset, void *to, __u32 size)
-{
-	return !bpf_skb_load_bytes(frame->context, offset, to, size);
-}
 
 static __always_inline struct frame frame_of(struct __sk_buff *skb)
 {
@@ -87,6 +70,14 @@ static __noinline int answer_ndp(struct __sk_buff *skb)
 	return bpf_redirect(skb->ifindex, 0);
 }
 
+static __always_inline void count_hop_ipv4(struct iphdr *ip, const struct packet *packet)
+{
+	__be16 less = packet->ttl_word - bpf_htons(0x0100);
+
+	*(__be16 *)&ip->ttl = less;
+	ip->check = checksum_replace(packet->check, packet->ttl_word, less);
+}
+
 /*
  * One hop less. IPv4's checksum is corrected with it, and the sum over both does
  * not change, so CHECKSUM_COMPLETE holds; IPv6 has no checksum of its own, so that
@@ -96,7 +87,6 @@ static __noinline int answer_ndp(struct __sk_buff *skb)
 static __always_inline bool count_hop(struct __sk_buff *skb, const struct packet *packet)
 {
 	struct iphdr *ip = (void *)(long)skb->data + sizeof(struct ethhdr);
-	__be16 less = packet->ttl_word - bpf_htons(0x0100);
 	__u8 hop_limit = packet->ttl - 1;
 
 	if (packet->family == IPV6)
@@ -105,8 +95,7 @@ static __always_inline bool count_hop(struct __sk_buff *skb, const struct packet
 			&hop_limit, 1, BPF_F_RECOMPUTE_CSUM);
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return false;
-	*(__be16 *)&ip->ttl = less;
-	ip->check = checksum_replace(packet->check, packet->ttl_word, less);
+	count_hop_ipv4(ip, packet);
 	return true;
 }
 
@@ -170,11 +159,21 @@ static __always_inline void count(__u32 verdict)
 		(*counter)++;
 }
 
+/* What XDP has chosen for this packet; 0: nothing. */
+static __always_inline __u64 choice_of_xdp(const struct __sk_buff *skb)
+{
+	const struct handed_on *handed = (void *)(long)skb->data_meta;
+
+	if ((void *)(handed + 1) > (void *)(long)skb->data || handed->magic != HANDED_ON)
+		return 0;
+	return chosen(handed->verdict, handed->slot);
+}
+
 SEC("tc")
 int distribute(struct __sk_buff *skb)
 {
+	struct packet packet = {.choice = choice_of_xdp(skb)};
 	struct frame frame = frame_of(skb);
-	struct packet packet = {};
 	struct decision decision = decide(&frame, &packet);
 
 	count(decision.verdict);
@@ -192,6 +191,70 @@ int distribute(struct __sk_buff *skb)
 	default:
 		return PASSED;
 	}
+}
+
+/* To the MAC that the target tells, out of where the frame came from. False: TC can do it. */
+static __always_inline bool turn_back(struct xdp_md *context, const struct packet *packet,
+				      const struct decision *decision)
+{
+	struct host *host = bpf_map_lookup_elem(&hosts, &decision->slot);
+	struct ethhdr *ethernet = (void *)(long)context->data;
+	struct iphdr *ip = (void *)(ethernet + 1);
+	struct ipv6hdr *ip6 = (void *)(ethernet + 1);
+
+	if (!host || !decision->hop || decision->hop->path != PATH_L2 ||
+	    decision->hop->ifindex != context->ingress_ifindex || no_mac(host->mac))
+		return false;
+	if (packet->family == IPV6) {
+		if ((void *)(ip6 + 1) > (void *)(long)context->data_end)
+			return false;
+		ip6->hop_limit = packet->ttl - 1;
+	} else {
+		if ((void *)(ip + 1) > (void *)(long)context->data_end)
+			return false;
+		count_hop_ipv4(ip, packet);
+	}
+	__builtin_memcpy(ethernet->h_source, ethernet->h_dest, ETH_ALEN);
+	__builtin_memcpy(ethernet->h_dest, host->mac, ETH_ALEN);
+	return true;
+}
+
+/* If the driver has no room for it, TC decides again: the same, as by then it is known. */
+static __always_inline int hand_on(struct xdp_md *context, __u64 choice)
+{
+	struct handed_on *handed;
+
+	if (!choice || bpf_xdp_adjust_meta(context, -(int)sizeof(*handed)))
+		return XDP_PASS;
+	handed = (void *)(long)context->data_meta;
+	if ((void *)(handed + 1) <= (void *)(long)context->data)
+		*handed = (struct handed_on){HANDED_ON, choice, choice >> 32, 0};
+	return XDP_PASS;
+}
+
+/* Counts what ends here; TC counts what it gets. */
+SEC("xdp.frags")
+int distribute_xdp(struct xdp_md *context)
+{
+	struct frame frame = {
+		.context = context,
+		.data = (void *)(long)context->data,
+		.end = (void *)(long)context->data_end,
+		.length = bpf_xdp_get_buff_len(context),
+		.xdp = true,
+	};
+	struct packet packet = {};
+	struct decision decision = decide_plain(&frame, &packet);
+
+	if (decision.action == FORWARD && turn_back(context, &packet, &decision)) {
+		count(decision.verdict);
+		return XDP_TX;
+	}
+	if (decision.action == DROP) {
+		count(decision.verdict);
+		return XDP_DROP;
+	}
+	return hand_on(context, packet.choice);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

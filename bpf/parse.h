@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * From bytes to `struct packet`. Nothing here knows the hook: `struct frame`,
- * reach() and load() are all that TC and XDP have to provide. Reads nothing
- * beyond `end`, and believes no length that the packet states about itself.
+ * From bytes to `struct packet`. `struct frame`, reach() and load() are all that
+ * differs between TC and XDP. Reads nothing beyond `end`, and believes no length
+ * that the packet states about itself.
  */
 #ifndef ANYPORT_PARSE_H
 #define ANYPORT_PARSE_H
@@ -32,15 +32,35 @@ struct frame {
 	void *data;    /* the Ethernet header */
 	void *end;     /* of what is readable at `data` */
 	__u32 length;
+	bool xdp;
 	bool gso;
 	bool tagged; /* in a VLAN: the tag is beside the frame, not in it */
 };
 
-/* By the hook: the first `need` bytes readable at `data`, as far as the frame has them. */
-static __always_inline void reach(struct frame *frame, __u32 need);
+/*
+ * The first `need` bytes readable at `data`, as far as the frame has them. Pulled
+ * only if they lie in fragments; every pointer into the frame is stale then. XDP
+ * has them there, or leaves the packet to TC.
+ */
+static __always_inline void reach(struct frame *frame, __u32 need)
+{
+	struct __sk_buff *skb = frame->context;
 
-/* By the hook: a copy of bytes that may lie anywhere. False: the frame ends before. */
-static __always_inline bool load(const struct frame *frame, __u32 offset, void *to, __u32 size);
+	if (frame->xdp)
+		return;
+	if (need > skb->len)
+		need = skb->len;
+	if ((void *)(long)skb->data + need > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, need);
+	frame->data = (void *)(long)skb->data;
+	frame->end = (void *)(long)skb->data_end;
+}
+
+/* TC: a copy of bytes that may lie anywhere. False: the frame ends before. */
+static __always_inline bool load(const struct frame *frame, __u32 offset, void *to, __u32 size)
+{
+	return !bpf_skb_load_bytes(frame->context, offset, to, size);
+}
 
 struct packet {
 	struct flow flow;
@@ -59,6 +79,7 @@ struct packet {
 	bool closes;	 /* FIN or RST */
 	__be16 ttl_word; /* IPv4's TTL and protocol: the 16 bits the checksum sees */
 	__be16 check;
+	__u64 choice; /* what choose() returned, here or before in XDP; 0: not yet */
 };
 
 static __always_inline void v4_mapped(struct address *address, __be32 v4)
@@ -84,6 +105,11 @@ static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] &&
 	       a[5] == b[5];
+}
+
+static __always_inline bool no_mac(const __u8 *mac)
+{
+	return !(mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5]);
 }
 
 /*
@@ -203,21 +229,24 @@ static __always_inline bool parse_udp(struct packet *packet, const struct udphdr
 	return true;
 }
 
-/*
- * Where the transport header lies; behind IPv6 extension headers, a copy: the
- * verifier wants a bound on offsets into the frame. NULL: it is not there in full.
- */
+/* Where the transport header lies, within LONGEST_IPV4. NULL: it is not there in full. */
+static __always_inline const void *near_transport(struct frame *frame, const struct packet *packet,
+						  __u32 size)
+{
+	void *at;
+
+	reach(frame, sizeof(struct ethhdr) + packet->header + size);
+	at = frame->data + sizeof(struct ethhdr) + (packet->header & 0x3f);
+	return at + size > frame->end ? NULL : at;
+}
+
+/* Or, behind IPv6 extension headers, a copy: the verifier wants a bound on offsets. */
 static __always_inline const void *transport_of(struct frame *frame, const struct packet *packet,
 						union transport *copy, __u32 size)
 {
-	__u32 offset = sizeof(struct ethhdr) + packet->header;
-	void *at;
-
-	if (packet->header > LONGEST_IPV4)
-		return load(frame, offset, copy, size) ? copy : NULL;
-	reach(frame, offset + size);
-	at = frame->data + sizeof(struct ethhdr) + (packet->header & 0x3f);
-	return at + size > frame->end ? NULL : at;
+	if (packet->header <= LONGEST_IPV4)
+		return near_transport(frame, packet, size);
+	return load(frame, sizeof(struct ethhdr) + packet->header, copy, size) ? copy : NULL;
 }
 
 /* After ip_sound, for TCP and UDP. False: malformed. */
@@ -232,6 +261,20 @@ static __always_inline bool parse_transport(struct frame *frame, struct packet *
 		return at && parse_tcp(packet, at, room);
 	}
 	at = transport_of(frame, packet, &copy, sizeof(struct udphdr));
+	return at && parse_udp(packet, at, room);
+}
+
+/* The same where there are no IPv6 extension headers; load() is not for XDP. */
+static __always_inline bool parse_plain(struct frame *frame, struct packet *packet)
+{
+	__u32 room = packet->total - packet->header;
+	const void *at;
+
+	if (packet->ip_protocol == IPPROTO_TCP) {
+		at = near_transport(frame, packet, sizeof(struct tcphdr));
+		return at && parse_tcp(packet, at, room);
+	}
+	at = near_transport(frame, packet, sizeof(struct udphdr));
 	return at && parse_udp(packet, at, room);
 }
 

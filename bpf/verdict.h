@@ -141,11 +141,12 @@ __noinline __u64 choose(const struct packet *packet, __u32 vip_index)
 }
 
 static __always_inline struct decision decide_transport(const struct vip *vip,
-							const struct packet *packet)
+							struct packet *packet)
 {
-	__u64 choice = choose(packet, vip->index);
+	__u64 choice = packet->choice ? packet->choice : choose(packet, vip->index);
 	__u32 verdict = choice, slot = choice >> 32;
 
+	packet->choice = choice;
 	if (verdict == VERDICT_NO_ROUTE)
 		return decided(verdict, PASS);
 	return send_to(verdict, slot, packet);
@@ -267,6 +268,36 @@ static __always_inline struct decision decide(struct frame *frame, struct packet
 	if (type != ETH_P_IPV6 || !parse_ipv6(frame, packet))
 		return decided(VERDICT_NOT_OURS, PASS);
 	return is_ndp(frame, packet) ? decide_ndp(frame, packet) : decide_ip(frame, packet);
+}
+
+static __always_inline bool is_plain(const struct frame *frame, const struct packet *packet)
+{
+	return !packet->fragment && ip_sound(frame, packet) &&
+	       (packet->ip_protocol == IPPROTO_TCP || packet->ip_protocol == IPPROTO_UDP);
+}
+
+/*
+ * The same in XDP, for what nearly all packets are: TCP or UDP in one piece. All
+ * else, and whatever must not be decided twice, is left to TC.
+ */
+static __always_inline struct decision decide_plain(struct frame *frame, struct packet *packet)
+{
+	const struct decision left = decided(VERDICT_NOT_OURS, LEAVE);
+	struct ethhdr *ethernet = frame->data;
+	__u16 type = ether_type(frame);
+	struct vip *vip;
+
+	if (type == ETH_P_IP ? !parse_ipv4(frame, packet)
+			     : type != ETH_P_IPV6 || !parse_ipv6(frame, packet))
+		return left;
+	vip = find_vip(&packet->flow.vip);
+	if (!vip || (void *)(ethernet + 1) > frame->end || !same_mac(ethernet->h_dest, vip->mac))
+		return left;
+	if (is_peer(ethernet->h_source, vip) || is_fenced(vip) || !is_plain(frame, packet) ||
+	    !parse_plain(frame, packet))
+		return left;
+	packet->udp_idle_ns = vip->udp_idle_ns;
+	return decide_transport(vip, packet);
 }
 
 #endif

@@ -18,6 +18,7 @@ from anyport.model.definition import Address
 DEFAULT_PATH = Path("/etc/anyport/anyport.toml")
 _SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, one of them a zero
 _DAY = 86400.0
+HOOKS = ("auto", "xdp", "tc")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
@@ -56,10 +57,15 @@ class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DistributorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The eligible host of lowest `rank` is elected."""
+    """The eligible host of lowest `rank` is elected.
+
+    `hook`: where packets are met. `xdp` or `tc`; `auto` takes XDP where the
+    interface's driver has it and loses nothing by it (decide/hook.py).
+    """
 
     eligible: bool = True
     rank: int = 100
+    hook: str = "auto"
 
 
 class TablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,6 +170,10 @@ def _complaints(config: Config) -> list[str]:
         (
             0 <= config.distributor.rank <= 10000,
             f"distributor.rank {config.distributor.rank}: allowed are 0-10000",
+        ),
+        (
+            config.distributor.hook in HOOKS,
+            f"distributor.hook {config.distributor.hook!r}: allowed are {', '.join(HOOKS)}",
         ),
         (
             1024 <= config.tables.connections <= 1 << 26,

@@ -53,7 +53,7 @@ def check(shared: World, case: Case) -> None:
         shared.forget()
         judge(shared, case)
         return
-    with closing(World()) as world:
+    with closing(World(hook=shared.hook)) as world:
         case.setup(world)
         judge(world, case)
 

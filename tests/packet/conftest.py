@@ -19,10 +19,10 @@ def world() -> Iterator[World]:
     world.close()
 
 
-@pytest.fixture(scope="session")
-def shared_world() -> Iterator[World]:
-    """To load the program takes longer than all of a table's packets."""
-    world = World()
+@pytest.fixture(scope="session", params=["tc", "xdp"])
+def shared_world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """In either form; to load the program takes longer than all of a table's packets."""
+    world = World(hook=request.param)
     yield world
     world.close()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from anyport.decide.rows import MAX_HOSTS, Hop, HostRow, Path, RouteKind, RouteRow
+from anyport.kernel import abi
 from anyport.kernel.abi import SelectionMethod
 from anyport.kernel.connections import ConnectionRow
 from anyport.kernel.distribute import DistributorKernel
@@ -23,8 +24,9 @@ VIPS: dict[Address, int] = {VIP: 0, VIP6: 7}
 MAC = bytes.fromhex("02000000aa01")
 ROUTER_MAC = bytes.fromhex("02000000bb01")
 
-# TC_ACT_*
+# TC_ACT_*, and what becomes of a packet in XDP, enum xdp_action
 PASSED, DROPPED, REDIRECTED = 0xFFFFFFFF, 2, 7
+XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 
 # Host slots, by the path to them.
 HERE, A, B, NO_PATH, TUNNEL = range(5)
@@ -38,6 +40,10 @@ FALLBACK_TO_NONE, CLOSED = 95, 99
 
 def distributed(selection: int, *slots: int) -> RouteRow:
     return RouteRow(RouteKind.DISTRIBUTED, selection, mask(*slots))
+
+
+def mac_of(slot: int) -> bytes:
+    return bytes.fromhex("02000000dd00")[:5] + bytes([slot])
 
 
 def mask(*slots: int) -> int:
@@ -69,8 +75,12 @@ class Outcome:
 
 
 class World:
-    def __init__(self, hash_key: int = 7, connections: int = 4096) -> None:
-        self.kernel = DistributorKernel.load(1, None, connections, hash_key)
+    """`hook` `xdp`: packets are run through distribute_xdp first, and what that leaves
+    through distribute; the outcome is told as TC tells it."""
+
+    def __init__(self, hash_key: int = 7, connections: int = 4096, hook: str = "tc") -> None:
+        self.hook = hook
+        self.kernel = DistributorKernel.load(1, None, connections, hash_key, in_xdp=True)
         self._set_hosts()
         self._set_selections()
         rows = {(protocol, port): row for port, row in ROUTES.items() for protocol in Protocol}
@@ -85,11 +95,30 @@ class World:
     def run(self, frame: bytes, context: bytes = b"") -> Outcome:
         """One packet; the verdict is the only counter that moved, and it moved by one."""
         before = self.kernel.counters()
-        action, out, _, _ = self.kernel.program.test_run(frame, context)
+        if self.hook == "xdp" and not context:
+            chosen, action, out = self._run_xdp(frame)
+        else:
+            chosen, (action, out, _, _) = None, self.kernel.program.test_run(frame, context)
         after = self.kernel.counters()
         moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
         assert list(moved.values()) == [1], moved
-        return Outcome(next(iter(moved)), action, out)
+        return Outcome(chosen or next(iter(moved)), action, out)
+
+    def _run_xdp(self, frame: bytes) -> tuple[str | None, int, bytes]:
+        """What XDP chose and handed on, if it did; then as in TC, action and bytes."""
+        assert self.kernel.xdp_program is not None
+        action, out, _, _ = self.kernel.xdp_program.test_run(frame)
+        if action == XDP_TX:
+            assert out[:6] in map(mac_of, (A, B))
+            assert out[6:12] == frame[:6]
+            return None, REDIRECTED, frame[:12] + out[12:]
+        if action == XDP_DROP:
+            return None, DROPPED, out
+        assert action == XDP_PASS
+        assert out[-len(frame) :] == frame
+        handed = out[: -len(frame)]
+        action, out, _, _ = self.kernel.program.test_run(frame)
+        return verdict_in(handed), action, out
 
     def send(self, *frames: bytes) -> list[str]:
         return [self.run(frame).verdict for frame in frames]
@@ -125,13 +154,22 @@ class World:
         ):
             ipv4 = Hop(IPv4Address("10.0.0.0") + number, path, 1)
             ipv6 = Hop(IPv6Address("fd00::") + number, path, 1)
-            self.kernel.set_host(slot, HostRow(ipv4, ipv6, 100))
+            self.kernel.set_host(slot, HostRow(ipv4, ipv6, 100, mac_of(slot)))
 
     def _set_selections(self) -> None:
         self.kernel.set_selection(0, SelectionMethod.HASH, [A, B] * 100)
         self.kernel.set_selection(1, SelectionMethod.HASH, [A])
         self.kernel.set_selection(2, SelectionMethod.ROUND_ROBIN, [HERE, A, B])
         self.kernel.set_selection(3, SelectionMethod.HASH, [HERE])
+
+
+def verdict_in(metadata: bytes) -> str | None:
+    """Of the choice that XDP hands on before the frame; a test run of TC takes none."""
+    if not metadata:
+        return None
+    handed = abi.HandedOn.from_buffer_copy(metadata)
+    assert handed.magic == abi.HANDED_ON
+    return abi.Verdict(handed.verdict).name.lower()
 
 
 def ip_frame(packet: bytes, destination: bytes = MAC) -> bytes:

@@ -18,14 +18,13 @@ from typing import Any
 from anyport import __version__
 from anyport.agent.agent import Agent
 from anyport.config import Config, load
-from anyport.daemon import machine, state
+from anyport.daemon import machine, packet_program, state
 from anyport.daemon.api import Server, application
 from anyport.daemon.operator import Operator
 from anyport.daemon.rows import Rows
 from anyport.daemon.status import Status
 from anyport.distributor.distributor import Distributor
 from anyport.errors import AnyportError, RegistryError, single_cause
-from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.features import cgroup2_mount, require_kernel
 from anyport.kernel.listen import ListenKernel
 from anyport.kernel.netlink import Interface
@@ -117,9 +116,7 @@ class Daemon:
         set_sysctls(config.host.interface, state.sysctls(config))
         pins = Path(config.daemon.pins)
         listen = ListenKernel.attach(self._cgroup(), pins)
-        packets = DistributorKernel.attach(
-            self._interface.index, pins, config.tables.connections, HASH_KEY
-        )
+        packets, hook = await packet_program.attach(config, self._interface, HASH_KEY)
         self._spawn(self._mirror.run())
         self._spawn(self._membership.run())
         agent = Agent(
@@ -139,7 +136,7 @@ class Daemon:
         for task in (self._publisher.run(), agent.run(), distributor.run()):
             self._spawn(task)
         rows = Rows(self._mirror.cluster, agent, distributor)
-        status = Status(config, self._mirror, self._publisher, agent, distributor, packets)
+        status = Status(config, self._mirror, self._publisher, agent, distributor, packets, hook)
         metrics = collector(self._mirror, agent, distributor, listen, packets)
         operator = Operator(self._registry, self._mirror, self._interface)
         app = application(rows, operator, status.row, metrics)

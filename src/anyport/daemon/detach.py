@@ -50,7 +50,8 @@ async def _detach(config: Config) -> list[Address]:
 
 
 async def _stop_distributing(interface: str, pins: Path) -> None:
-    loader.detach(loader.link_pin(pins, "distribute"))
+    for program in ("distribute_xdp", "distribute"):
+        loader.detach(loader.link_pin(pins, program))
     try:
         clsact.detach((await netlink.interface(interface)).index)
     except KernelError as error:

@@ -10,6 +10,7 @@ from anyport import __version__
 from anyport.agent.agent import Agent
 from anyport.agent.definitions import present_distributor
 from anyport.config import Config
+from anyport.decide.hook import Hook
 from anyport.distributor.distributor import Distributor
 from anyport.errors import KernelError
 from anyport.kernel import netlink
@@ -28,7 +29,9 @@ class Status:
         agent: Agent,
         distributor: Distributor,
         packets: DistributorKernel,
+        hook: Hook,
     ) -> None:
+        self._hook = hook
         self._config = config
         self._versions = config.host.versions
         self._mirror = mirror
@@ -47,6 +50,7 @@ class Status:
             "problems": problems,
             "host": self._agent.host,
             "version": __version__,
+            "hook": {"name": self._hook.name, "why": self._hook.why},
             "registry": {
                 "endpoints": list(self._config.registry.endpoints) or "own etcd",
                 "connected": self._mirror.connected,

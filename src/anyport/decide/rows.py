@@ -80,11 +80,12 @@ NO_HOP = Hop(None, Path.NONE)
 
 @dataclass(frozen=True, slots=True)
 class HostRow:
-    """`weight` serves the fallback."""
+    """`weight` serves the fallback; `mac`, 6 bytes, is empty if the host tells none."""
 
     ipv4: Hop
     ipv6: Hop
     weight: int
+    mac: bytes = b""
 
     @property
     def addresses(self) -> frozenset[Address]:

@@ -19,6 +19,8 @@ def host_rows(hosts: Mapping[str, Host], here: str, interface_index: int) -> dic
         return Hop(address, Path.L2, interface_index) if address else NO_HOP
 
     return {
-        name: HostRow(hop(name, host.address_for(4)), hop(name, host.address_for(6)), host.weight)
+        name: HostRow(
+            hop(name, host.address_for(4)), hop(name, host.address_for(6)), host.weight, host.mac
+        )
         for name, host in hosts.items()
     }

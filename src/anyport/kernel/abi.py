@@ -26,6 +26,7 @@ from anyport.model import Protocol
 __all__ = [
     "BUCKET_WAYS",
     "COMM_LENGTH",
+    "HANDED_ON",
     "MAX_HOSTS",
     "MAX_SELECTIONS",
     "MAX_VIPS",
@@ -54,6 +55,7 @@ __all__ = [
     "Family",
     "Fence",
     "Flow",
+    "HandedOn",
     "HandedPort",
     "Hop",
     "Host",
@@ -95,6 +97,7 @@ SEEN_BITS = 30
 TICK_SHIFT = 27
 COMM_LENGTH = 16
 TRIAL_MARK = 0x616E7970
+HANDED_ON = 0x616E7970
 
 
 def pack_address(address: IPv4Address | IPv6Address) -> bytes:
@@ -285,7 +288,8 @@ class Host(LittleEndianStructure):
     _fields_ = (
         ("hops", Hop * len(Family)),
         ("weight", c_uint32),
-        ("pad", c_uint32),
+        ("mac", c_uint8 * 6),
+        ("pad", c_uint16),
     )
 
 
@@ -332,6 +336,15 @@ class UpkeepRequest(LittleEndianStructure):
 
 class TableKey(LittleEndianStructure):
     _fields_ = (("words", c_uint64 * 6),)
+
+
+class HandedOn(LittleEndianStructure):
+    _fields_ = (
+        ("magic", c_uint32),
+        ("verdict", c_uint32),
+        ("slot", c_uint32),
+        ("pad", c_uint32),
+    )
 
 
 class Verdict(enum.IntEnum):

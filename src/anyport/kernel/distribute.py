@@ -15,7 +15,7 @@ from anyport.decide.rows import Family, Hop, HostRow, RouteRow, SelectionRow
 from anyport.errors import KernelError
 from anyport.kernel import abi, clsact, loader
 from anyport.kernel.connections import ConnectionRow, ConnectionTable, buckets
-from anyport.kernel.libbpf import AttachType, Link, Map, MapType, Object, Program
+from anyport.kernel.libbpf import AttachType, Map, MapType, Object, Program
 from anyport.kernel.vips import Vips
 from anyport.model import PortKey, Protocol
 from anyport.model.definition import UDP_IDLE_SECONDS, Address
@@ -45,8 +45,11 @@ class DistributorKernel:
     KernelError when the kernel refuses.
     """
 
-    def __init__(self, loaded: Object, interface_index: int, pins: Path) -> None:
+    def __init__(
+        self, loaded: Object, interface_index: int, pins: Path, in_xdp: bool = False
+    ) -> None:
         self.program: Program = loaded.program("distribute")
+        self.xdp_program = loaded.program("distribute_xdp") if in_xdp else None
         self._object = loaded
         self._interface_index = interface_index
         self._pins = pins
@@ -57,9 +60,16 @@ class DistributorKernel:
 
     @classmethod
     def attach(
-        cls, interface_index: int, pins: Path, connections: int, hash_key: int
+        cls,
+        interface_index: int,
+        pins: Path,
+        connections: int,
+        hash_key: int,
+        in_xdp: bool = False,
     ) -> DistributorKernel:
         """Loads the program and attaches it at the interface's ingress.
+
+        `in_xdp`: in its driver as well; KernelError if the driver has no XDP.
 
         Adopts what is pinned at `pins`: routes and connections go on, and no
         packet meets no program. The connection table has room for `connections`;
@@ -68,7 +78,7 @@ class DistributorKernel:
         """
         loader.prepare_pins(pins)
         with _resized(pins / "connections", buckets(connections)) as former:
-            self = cls.load(interface_index, pins, connections, hash_key, former)
+            self = cls.load(interface_index, pins, connections, hash_key, former, in_xdp)
             self.table.adopt_former()
             self._attach()
             self.table.adopt_former()  # what came in between
@@ -82,6 +92,7 @@ class DistributorKernel:
         connections: int,
         hash_key: int,
         former: Map | None = None,
+        in_xdp: bool = False,
     ) -> DistributorKernel:
         """Without attaching it; `pins` None: nothing outlives this process.
 
@@ -94,9 +105,10 @@ class DistributorKernel:
             pins=pins,
             pinned=_MAPS,
             reused={"former": former} if former else {},
+            skip_programs=() if in_xdp else ("distribute_xdp",),
         )
         try:
-            return cls(loaded.load(), interface_index, pins or Path())
+            return cls(loaded.load(), interface_index, pins or Path(), in_xdp)
         except BaseException:
             loaded.close()
             raise
@@ -110,19 +122,17 @@ class DistributorKernel:
 
     def detach(self) -> None:
         """No packet is distributed any more, and nothing is left behind."""
+        loader.detach(self._xdp_pin)
         loader.detach(self._link_pin)
         clsact.detach(self._interface_index)
         loader.unpin(self._pins, _MAPS)
 
     def attached(self) -> bool:
         """Whether the program is still at the interface: another may have replaced that one."""
-        if not self._link_pin.exists():
-            return True  # clsact: there is no link to ask
-        link = Link.open_pinned(self._link_pin)
-        try:
-            return link.target == self._interface_index
-        finally:
-            link.close()
+        pins = [self._link_pin] if self._link_pin.exists() else []  # with clsact there is none
+        if self.xdp_program is not None:
+            pins.append(self._xdp_pin)
+        return all(self._is_at_interface(pin) for pin in pins)
 
     # ---- VIPs ----
 
@@ -219,14 +229,19 @@ class DistributorKernel:
 
     def set_host(self, slot: int, row: HostRow) -> None:
         hops = (_pack_hop(row.ipv4), _pack_hop(row.ipv6))
-        self._maps["hosts"].update(_u32(slot), bytes(abi.Host(hops, row.weight)))
+        host = abi.Host(hops, row.weight)
+        host.mac[:] = row.mac or bytes(6)
+        self._maps["hosts"].update(_u32(slot), bytes(host))
 
     def hosts(self) -> dict[int, HostRow]:
         """Slot -> row, of those that were set."""
         found = ((_number(k), abi.Host.from_buffer_copy(v)) for k, v in self._set("hosts"))
         return {
             slot: HostRow(
-                _unpack_hop(row.hops[Family.IPV4]), _unpack_hop(row.hops[Family.IPV6]), row.weight
+                _unpack_hop(row.hops[Family.IPV4]),
+                _unpack_hop(row.hops[Family.IPV6]),
+                row.weight,
+                bytes(row.mac) if any(row.mac) else b"",
             )
             for slot, row in found
         }
@@ -253,11 +268,28 @@ class DistributorKernel:
 
     # ---- inside ----
 
+    def _is_at_interface(self, pin: Path) -> bool:
+        return pin.exists() and loader.target_of(pin) == self._interface_index
+
     @property
     def _link_pin(self) -> Path:
         return loader.link_pin(self._pins, "distribute")
 
+    @property
+    def _xdp_pin(self) -> Path:
+        return loader.link_pin(self._pins, "distribute_xdp")
+
     def _attach(self) -> None:
+        """TC first: XDP leaves to it what it does not do itself."""
+        self._attach_tc()
+        if self.xdp_program is None:
+            loader.detach(self._xdp_pin)
+            return
+        loader.attach(
+            self.xdp_program, self._interface_index, AttachType.XDP, self._xdp_pin
+        ).close()
+
+    def _attach_tc(self) -> None:
         try:
             link = loader.attach(
                 self.program, self._interface_index, AttachType.TCX_INGRESS, self._link_pin

@@ -87,6 +87,7 @@ ffi.cdef(
         const void *ctx_in; void *ctx_out; __u32 ctx_size_in; __u32 ctx_size_out;
         __u32 retval; int repeat; __u32 duration; __u32 flags; __u32 cpu; __u32 batch_size;
     };
+    struct bpf_link_create_opts { size_t sz; __u32 flags; __u32 iter_info_len; __u8 rest[48]; };
     struct bpf_tc_hook { size_t sz; int ifindex; int attach_point; __u32 parent; };
     struct bpf_tc_opts {
         size_t sz; int prog_fd; __u32 flags; __u32 prog_id; __u32 handle; __u32 priority;

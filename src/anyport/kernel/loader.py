@@ -84,6 +84,15 @@ def detach(pin: Path) -> None:
         pin.unlink()
 
 
+def target_of(pin: Path) -> int:
+    """As Link.target, of the link that is pinned there."""
+    link = Link.open_pinned(pin)
+    try:
+        return link.target
+    finally:
+        link.close()
+
+
 def link_pin(pins: Path, name: str) -> Path:
     return pins / "links" / name
 

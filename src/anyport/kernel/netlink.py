@@ -63,6 +63,15 @@ async def interface(name: str) -> Interface:
     return Interface(name, index, mac, addresses, frozenset(_networks(found)), up)
 
 
+async def has_vlans(index: int) -> bool:
+    """Whether there are VLANs on this interface."""
+    async with _netlink("VLANs") as netlink:
+        links = [link async for link in await netlink.link("dump")]
+    return any(
+        link.get("link") == index and link.get(("linkinfo", "kind")) == "vlan" for link in links
+    )
+
+
 async def add_vip(vip: Address) -> bool:
     """Puts the VIP on `lo`. False: it was there, and is adopted. Raises KernelError."""
     return await _change("add", vip, settled=errno.EEXIST)
