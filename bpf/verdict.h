@@ -59,16 +59,21 @@ static __always_inline __u64 chosen(enum verdict verdict, __u32 slot)
 }
 
 /*
- * To the owner, and remembered: should the port stop being unique while the
- * connection lives, it stays there (R6).
+ * To the owner. A TCP connection is remembered as it begins: should the port stop
+ * being unique while it lives, it stays there (R6). Until it ends nothing looks it
+ * up, which would be most of what such a packet costs. Datagrams need no memory: who
+ * is bound to the port has it, whatever the port has become.
  */
 static __always_inline __u64 choose_owner(const struct packet *packet, const struct route *route,
-					  struct home *home)
+					  __u32 vip_index)
 {
-	__u32 slot = follow_connection(home, packet, route);
+	struct home home;
 
-	if (slot != route->target && (packet->opens || slot != NO_SLOT))
-		remember_connection(home, &packet->flow, route->target);
+	if (packet->flow.protocol == UDP || !(packet->opens || packet->closes))
+		return chosen(VERDICT_UNIQUE, route->target);
+	home = home_of(vip_index, &packet->flow);
+	if (follow_connection(&home, packet, route) != route->target && packet->opens)
+		remember_connection(&home, &packet->flow, route->target);
 	return chosen(VERDICT_UNIQUE, route->target);
 }
 
@@ -124,11 +129,11 @@ __noinline __u64 choose(const struct packet *packet, __u32 vip_index)
 	if (!found)
 		return chosen(VERDICT_DROP_TABLE, NO_SLOT);
 	load_route(&route, found);
+	if (route.kind == ROUTE_UNIQUE && !packet->error)
+		return choose_owner(packet, &route, vip_index);
 	home = home_of(vip_index, &packet->flow);
 	if (packet->error)
 		return choose_for_error(packet, &route, &home);
-	if (route.kind == ROUTE_UNIQUE)
-		return choose_owner(packet, &route, &home);
 	slot = follow_connection(&home, packet, &route);
 	if (slot != NO_SLOT)
 		return chosen(VERDICT_ESTABLISHED, slot);
