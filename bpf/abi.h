@@ -30,7 +30,12 @@
 #define SEEN_BITS	30
 #define TICK_SHIFT	27
 #define COMM_LENGTH	16
-#define HANDED_ON	0x616e7970 /* "anyp" */
+#define HANDED_ON	0x616e7970	/* "anyp" */
+#define NO_SLOT		MAX_HOSTS	/* for a host slot: none */
+#define NO_ROW		MAX_VIPS	/* for a VIP's row: none */
+#define PAST_SLOT	(MAX_HOSTS + 1) /* of counters: hosts that had a slot before */
+#define COUNTED_SLOTS	(MAX_HOSTS + 2)
+#define COUNTED_ROWS	(MAX_VIPS + 1)
 #define TRIAL_MARK	0x616e7970 /* SO_MARK of the agent's trial binds: neither refused nor seen */
 
 struct address {
@@ -302,7 +307,7 @@ struct handed_on {
 	__u32 pad;
 };
 
-/* Reason of each verdict; counters[verdict] counts packets. */
+/* Reason of each verdict: what becomes of the packet, and why. */
 enum verdict {
 	VERDICT_NOT_OURS, /* passed up: not for a VIP of this host */
 	VERDICT_ARP_REPLIED,
@@ -332,6 +337,17 @@ enum verdict {
 	VERDICT_DROP_TABLE,   /* a table entry points nowhere */
 	VERDICT_DROP_FENCED,  /* not sent here by the host that announced the VIP */
 	VERDICT_COUNTERS,
+};
+
+/* Packets as the hook has them: segments that GRO has merged are one, with one header. */
+struct counter {
+	__u64 packets;
+	__u64 bytes; /* of frames, from the Ethernet header on */
+};
+
+/* counters[row of the VIP * COUNTED_SLOTS + host slot] */
+struct counters {
+	struct counter by_verdict[VERDICT_COUNTERS];
 };
 
 #endif

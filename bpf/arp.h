@@ -54,9 +54,9 @@ static __always_inline struct decision decide_arp(const struct arp_frame *arp)
 	struct vip *announced = vip_of(arp->sender), *asked = vip_of(arp->target);
 
 	if (announced && !same_mac(arp->sender_mac, announced->mac))
-		return fence(announced, arp->sender_mac);
-	if (announced)
-		return decided(VERDICT_ARP_IGNORED, PASS); /* our own gratuitous ARP */
+		return for_vip(announced, fence(announced, arp->sender_mac));
+	if (announced) /* our own gratuitous ARP */
+		return for_vip(announced, decided(VERDICT_ARP_IGNORED, PASS));
 	if (!asked || arp->operation != bpf_htons(ARPOP_REQUEST))
 		return decided(VERDICT_NOT_OURS, PASS);
 	if (!same_mac(arp->ethernet.h_dest, asked->mac) &&
@@ -64,8 +64,8 @@ static __always_inline struct decision decide_arp(const struct arp_frame *arp)
 		return decided(VERDICT_NOT_OURS, PASS);
 	/* Dropped: passed up, a kernel without arp_ignore would answer in our place. */
 	if (is_fenced(asked))
-		return decided(VERDICT_ARP_IGNORED, DROP);
-	return decided(VERDICT_ARP_REPLIED, ANSWER_ARP);
+		return for_vip(asked, decided(VERDICT_ARP_IGNORED, DROP));
+	return for_vip(asked, decided(VERDICT_ARP_REPLIED, ANSWER_ARP));
 }
 
 /* Turns a request into its reply. */

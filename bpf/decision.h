@@ -20,13 +20,27 @@ struct decision {
 	__u32 verdict; /* enum verdict */
 	__u32 action;  /* enum action */
 	const struct hop *hop;
-	__u32 slot;    /* FORWARD: whose hop it is */
+	__u16 row;     /* of the VIP that it is for, NO_ROW */
+	__u16 slot;    /* of the target that it is for, NO_SLOT; FORWARD: whose hop it is */
 	__u32 waiting; /* RELEASE: as in struct fragment_place */
 };
 
 static __always_inline struct decision decided(enum verdict verdict, enum action action)
 {
-	return (struct decision){.verdict = verdict, .action = action};
+	return (struct decision){
+		.verdict = verdict, .action = action, .row = NO_ROW, .slot = NO_SLOT};
+}
+
+static __always_inline struct decision for_vip(const struct vip *vip, struct decision decision)
+{
+	decision.row = vip->index;
+	return decision;
+}
+
+static __always_inline struct decision for_target(__u32 slot, struct decision decision)
+{
+	decision.slot = slot < MAX_HOSTS ? slot : NO_SLOT;
+	return decision;
 }
 
 static __always_inline bool is_fenced(const struct vip *vip)

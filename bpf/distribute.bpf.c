@@ -11,6 +11,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
+#include "counters.h"
 #include "upkeep.h"
 #include "verdict.h"
 
@@ -33,15 +34,12 @@ static __always_inline struct frame frame_of(struct __sk_buff *skb)
 }
 
 /* Written in one piece; the request is still in the skb. */
-static __noinline int answer_arp(struct __sk_buff *skb)
+static __noinline int answer_arp(struct __sk_buff *skb, __u32 row)
 {
+	struct vip *vip = vip_at(row);
 	struct arp_frame arp;
-	struct vip *vip;
 
-	if (bpf_skb_load_bytes(skb, 0, &arp, sizeof(arp)))
-		return TC_ACT_SHOT;
-	vip = vip_of(arp.target);
-	if (!vip)
+	if (!vip || bpf_skb_load_bytes(skb, 0, &arp, sizeof(arp)))
 		return TC_ACT_SHOT;
 	make_arp_reply(&arp, vip->mac);
 	if (bpf_skb_store_bytes(skb, 0, &arp, sizeof(arp), 0))
@@ -50,17 +48,14 @@ static __noinline int answer_arp(struct __sk_buff *skb)
 }
 
 /* A solicitation is shorter than its answer if it has no option, and longer if it has many. */
-static __noinline int answer_ndp(struct __sk_buff *skb)
+static __noinline int answer_ndp(struct __sk_buff *skb, __u32 row)
 {
 	struct ndp_packet packet = {};
+	struct vip *vip = vip_at(row);
 	struct ethhdr ethernet;
-	struct vip *vip;
 
-	if (bpf_skb_load_bytes(skb, 0, &ethernet, sizeof(ethernet)) ||
+	if (!vip || bpf_skb_load_bytes(skb, 0, &ethernet, sizeof(ethernet)) ||
 	    bpf_skb_load_bytes(skb, sizeof(ethernet), &packet, ND_FIXED_BYTES))
-		return TC_ACT_SHOT;
-	vip = find_vip(&packet.target);
-	if (!vip)
 		return TC_ACT_SHOT;
 	make_advertisement(&ethernet, &packet, vip->mac);
 	if (bpf_skb_change_tail(skb, sizeof(ethernet) + NA_BYTES, 0) ||
@@ -120,9 +115,9 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 /* The skb becomes a held fragment, and a clone of it takes its turn at this interface again. */
 static __always_inline void put_back(struct __sk_buff *skb, const struct held_fragment *held)
 {
-	__u32 length = held->length;
+	__u32 length = held_length(held->length);
 
-	if (!length || length > HELD_BYTES || bpf_skb_change_tail(skb, length, 0))
+	if (!length || bpf_skb_change_tail(skb, length, 0))
 		return;
 	if (!bpf_skb_store_bytes(skb, 0, held->bytes, length, BPF_F_RECOMPUTE_CSUM))
 		bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
@@ -151,14 +146,6 @@ static __noinline int put_all_back(struct __sk_buff *skb, __u32 waiting)
 	return TC_ACT_SHOT;
 }
 
-static __always_inline void count(__u32 verdict)
-{
-	__u64 *counter = bpf_map_lookup_elem(&counters, &verdict);
-
-	if (counter)
-		(*counter)++;
-}
-
 /* What XDP has chosen for this packet; 0: nothing. */
 static __always_inline __u64 choice_of_xdp(const struct __sk_buff *skb)
 {
@@ -176,12 +163,12 @@ int distribute(struct __sk_buff *skb)
 	struct frame frame = frame_of(skb);
 	struct decision decision = decide(&frame, &packet);
 
-	count(decision.verdict);
+	count(&decision, frame.length);
 	switch (decision.action) {
 	case ANSWER_ARP:
-		return answer_arp(skb);
+		return answer_arp(skb, decision.row);
 	case ANSWER_NDP:
-		return answer_ndp(skb);
+		return answer_ndp(skb, decision.row);
 	case FORWARD:
 		return decision.hop ? forward(skb, &packet, decision.hop) : TC_ACT_SHOT;
 	case RELEASE:
@@ -197,7 +184,8 @@ int distribute(struct __sk_buff *skb)
 static __always_inline bool turn_back(struct xdp_md *context, const struct packet *packet,
 				      const struct decision *decision)
 {
-	struct host *host = bpf_map_lookup_elem(&hosts, &decision->slot);
+	__u32 slot = decision->slot;
+	struct host *host = bpf_map_lookup_elem(&hosts, &slot);
 	struct ethhdr *ethernet = (void *)(long)context->data;
 	struct iphdr *ip = (void *)(ethernet + 1);
 	struct ipv6hdr *ip6 = (void *)(ethernet + 1);
@@ -247,11 +235,11 @@ int distribute_xdp(struct xdp_md *context)
 	struct decision decision = decide_plain(&frame, &packet);
 
 	if (decision.action == FORWARD && turn_back(context, &packet, &decision)) {
-		count(decision.verdict);
+		count(&decision, frame.length);
 		return XDP_TX;
 	}
 	if (decision.action == DROP) {
-		count(decision.verdict);
+		count(&decision, frame.length);
 		return XDP_DROP;
 	}
 	return hand_on(context, packet.choice);

@@ -95,10 +95,13 @@ static __always_inline struct fragment_place *place_of(const struct fragment_key
 static __always_inline struct decision release(struct fragment_place *place, enum verdict otherwise)
 {
 	__u32 waiting = __sync_lock_test_and_set(&place->waiting, 0);
+	struct decision released;
 
 	if (!waiting)
 		return decided(otherwise, DROP);
-	return (struct decision){VERDICT_FRAGMENTS_RELEASED, RELEASE, .waiting = waiting};
+	released = decided(VERDICT_FRAGMENTS_RELEASED, RELEASE);
+	released.waiting = waiting;
+	return released;
 }
 
 /*
@@ -118,15 +121,26 @@ static __always_inline struct decision place_first(const struct fragment_key *ke
 	return released.action == RELEASE ? released : decision;
 }
 
+/* 0 unless it fits; else within bounds that Linux 6.1 sees, whatever the compiler does. */
+static __always_inline __u32 held_length(__u32 length)
+{
+	__u32 last = length - 1;
+
+	if (last >= HELD_BYTES)
+		return 0;
+	asm volatile("" : "+r"(last));
+	return last + 1;
+}
+
 /* A copy of the frame, in the ring's next place: whoever is there, has waited longest. */
 static __always_inline struct held_fragment *
 keep(const struct frame *frame, const struct fragment_key *key, struct fragment_place *place)
 {
 	__u32 position = __sync_fetch_and_add(&held_so_far, 1) % HELD_FRAGMENTS;
 	struct held_fragment *held = bpf_map_lookup_elem(&held_fragments, &position);
-	__u32 length = frame->length;
+	__u32 length = held_length(frame->length);
 
-	if (!held || !length || length > HELD_BYTES || !load(frame, 0, held->bytes, length))
+	if (!held || !length || !load(frame, 0, held->bytes, length))
 		return NULL;
 	held->length = length;
 	held->key = *key;

@@ -139,8 +139,8 @@ static __always_inline struct decision decide_announced(const struct vip *vip,
 	const __u8 *mac = told->type ? told->mac : ethernet->h_source;
 
 	if (!same_mac(mac, vip->mac))
-		return fence(vip, mac);
-	return decided(VERDICT_NDP_IGNORED, PASS);
+		return for_vip(vip, fence(vip, mac));
+	return for_vip(vip, decided(VERDICT_NDP_IGNORED, PASS));
 }
 
 static __always_inline struct decision decide_solicitation(const struct ethhdr *ethernet,
@@ -156,8 +156,8 @@ static __always_inline struct decision decide_solicitation(const struct ethhdr *
 	if (!asked || !is_asked(ethernet, packet, target, told, asked))
 		return decided(VERDICT_NOT_OURS, PASS);
 	if (is_fenced(asked))
-		return decided(VERDICT_NDP_IGNORED, DROP);
-	return decided(VERDICT_NDP_REPLIED, ANSWER_NDP);
+		return for_vip(asked, decided(VERDICT_NDP_IGNORED, DROP));
+	return for_vip(asked, decided(VERDICT_NDP_REPLIED, ANSWER_NDP));
 }
 
 /* As decide_arp: who announces the VIP fences it, who asks for it is answered. */
@@ -167,15 +167,13 @@ static __always_inline struct decision decide_neighbour(const struct frame *fram
 	const struct ethhdr *ethernet = frame->data;
 	struct ndp_option told = {};
 	struct ndp_packet message = {};
-	struct address target;
 	struct vip *announced;
 
 	if ((void *)(ethernet + 1) > frame->end || !load_ndp(frame, packet, &message, &told))
 		return decided(VERDICT_NOT_OURS, PASS);
-	target = message.target;
 	if (message.type == ND_SOLICIT)
-		return decide_solicitation(ethernet, packet, &target, &told);
-	announced = find_vip(&target);
+		return decide_solicitation(ethernet, packet, &message.target, &told);
+	announced = find_vip(&message.target);
 	if (!announced)
 		return decided(VERDICT_NOT_OURS, PASS);
 	return decide_announced(announced, ethernet, &told);
@@ -186,15 +184,17 @@ static __noinline __u64 decide_in_word(const struct frame *frame, const struct p
 {
 	struct decision decision = decide_neighbour(frame, packet);
 
-	return (__u64)decision.action << 32 | decision.verdict;
+	return (__u64)decision.action << 32 | decision.row << 16 | decision.verdict;
 }
 
 static __always_inline struct decision decide_ndp(const struct frame *frame,
 						  const struct packet *packet)
 {
 	__u64 word = decide_in_word(frame, packet);
+	struct decision decision = decided(word & 0xffff, word >> 32);
 
-	return decided(word, word >> 32);
+	decision.row = word >> 16 & 0xffff;
+	return decision;
 }
 
 /*

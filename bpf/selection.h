@@ -6,8 +6,6 @@
 #include "flow_hash.h"
 #include "maps.h"
 
-#define NO_SLOT MAX_HOSTS
-
 /*
  * -log2(draw / 2^32) in 2^-24ths; of a chord through each power of two, bent
  * towards the curve.

@@ -39,7 +39,7 @@ static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
 		return decided(VERDICT_DROP_NO_PATH, DROP); /* no ARP for an IPv6 packet */
 	if (packet->ttl <= 1)
 		return decided(VERDICT_DROP_TTL, DROP);
-	return (struct decision){.verdict = verdict, .action = FORWARD, .hop = hop, .slot = slot};
+	return (struct decision){.verdict = verdict, .action = FORWARD, .hop = hop};
 }
 
 /* It may change meanwhile: kind and target, one word, must be of one route. */
@@ -154,7 +154,7 @@ static __always_inline struct decision decide_transport(const struct vip *vip,
 	packet->choice = choice;
 	if (verdict == VERDICT_NO_ROUTE)
 		return decided(verdict, PASS);
-	return send_to(verdict, slot, packet);
+	return for_target(slot, send_to(verdict, slot, packet));
 }
 
 /* Over the extension headers, to what follows. False: `decision` is made. */
@@ -205,7 +205,7 @@ decide_later(const struct frame *frame, const struct packet *packet, const struc
 		return hold(frame, key, place);
 	if (slot == PLACE_LOCAL)
 		return decided(VERDICT_FRAGMENT, PASS);
-	return send_to(VERDICT_FRAGMENT, slot, packet);
+	return for_target(slot, send_to(VERDICT_FRAGMENT, slot, packet));
 }
 
 /* A whole packet, or the first fragment of one. */
@@ -242,6 +242,18 @@ static __always_inline struct decision decide_ours(struct frame *frame, const st
 	return place_first(&key, decision);
 }
 
+/* For this VIP, and to its MAC. */
+static __always_inline struct decision decide_vip(struct frame *frame, const struct vip *vip,
+						  const __u8 *source, struct packet *packet)
+{
+	if (is_peer(source, vip))
+		return decided(VERDICT_DISTRIBUTED, PASS);
+	if (is_fenced(vip))
+		return decide_fenced(vip, source);
+	packet->udp_idle_ns = vip->udp_idle_ns;
+	return decide_ours(frame, vip, packet);
+}
+
 static __always_inline struct decision decide_ip(struct frame *frame, struct packet *packet)
 {
 	struct vip *vip = find_vip(&packet->flow.vip);
@@ -252,12 +264,7 @@ static __always_inline struct decision decide_ip(struct frame *frame, struct pac
 	/* To another MAC: another host's; or our own, sent on to a target and seen again. */
 	if (!same_mac(ethernet->h_dest, vip->mac))
 		return decided(VERDICT_NOT_OURS, PASS);
-	if (is_peer(ethernet->h_source, vip))
-		return decided(VERDICT_DISTRIBUTED, PASS);
-	if (is_fenced(vip))
-		return decide_fenced(vip, ethernet->h_source);
-	packet->udp_idle_ns = vip->udp_idle_ns;
-	return decide_ours(frame, vip, packet);
+	return for_vip(vip, decide_vip(frame, vip, ethernet->h_source, packet));
 }
 
 /* `frame`: its FIRST_BYTES are within reach. Fills in `packet`. */
@@ -302,7 +309,7 @@ static __always_inline struct decision decide_plain(struct frame *frame, struct 
 	    !parse_plain(frame, packet))
 		return left;
 	packet->udp_idle_ns = vip->udp_idle_ns;
-	return decide_transport(vip, packet);
+	return for_vip(vip, decide_transport(vip, packet));
 }
 
 #endif

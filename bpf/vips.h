@@ -5,8 +5,6 @@
 
 #include "maps.h"
 
-#define NO_ROW MAX_VIPS
-
 /*
  * Not static: so the verifier looks at what follows once, not once for each row.
  * The address as two words, in network order.
@@ -27,20 +25,25 @@ __noinline __u32 vip_row(__u64 first, __u64 second)
 	return NO_ROW;
 }
 
-static __always_inline struct vip *find_vip(const struct address *address)
+static __always_inline struct vip *vip_at(__u32 row)
 {
-	__u64 words[2];
-	__u32 zero = 0, row;
+	__u32 zero = 0;
 	struct vip_table *table = bpf_map_lookup_elem(&vips, &zero);
 
-	__builtin_memcpy(words, address, sizeof(words));
-	row = vip_row(words[0], words[1]);
 	if (!table || row >= MAX_VIPS)
 		return NULL;
 	asm volatile(
 		""
 		: "+r"(row)); /* or the compiler leaves out the bound that the verifier wants */
 	return &table->rows[row % MAX_VIPS];
+}
+
+static __always_inline struct vip *find_vip(const struct address *address)
+{
+	__u64 words[2];
+
+	__builtin_memcpy(words, address, sizeof(words));
+	return vip_at(vip_row(words[0], words[1]));
 }
 
 #endif

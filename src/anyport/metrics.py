@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from anyport.agent.agent import Agent
+from anyport.daemon.counters import CounterRows, Row
 from anyport.distributor.distributor import Distributor
-from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.listen import ListenKernel
 from anyport.registry.mirror import Mirror
 
@@ -21,10 +21,10 @@ def collector(
     agent: Agent,
     distributor: Distributor,
     listen: ListenKernel,
-    packets: DistributorKernel,
+    counters: CounterRows,
 ) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(_Figures(mirror, agent, distributor, listen, packets))
+    registry.register(_Figures(mirror, agent, distributor, listen, counters))
     return registry
 
 
@@ -35,21 +35,19 @@ class _Figures(Collector):
         agent: Agent,
         distributor: Distributor,
         listen: ListenKernel,
-        packets: DistributorKernel,
+        counters: CounterRows,
     ) -> None:
         self._mirror = mirror
         self._agent = agent
         self._distributor = distributor
         self._listen = listen
-        self._packets = packets
+        self._counters = counters
 
     def describe(self) -> list[Metric]:
         return []  # asked at registration, before there is anything to read
 
     def collect(self) -> Iterator[Metric]:
-        yield _counter(
-            "anyport_packets", "Packets at the LAN interface.", "verdict", self._packets.counters()
-        )
+        yield from packet_families(self._counters.packets(zero=True))
         yield _counter(
             "anyport_sockets", "What the host's programs saw.", "event", self._listen.counters()
         )
@@ -70,6 +68,19 @@ class _Figures(Collector):
             distributing.add_metric([str(vip)], int(vip in self._distributor.offices))
         yield free
         yield distributing
+
+
+def packet_families(rows: Sequence[Row]) -> Iterator[CounterMetricFamily]:
+    """Of the rows of CounterRows.packets; what a row has not, is an empty label."""
+    labels = ("vip", "route", "path", "target", "reason")
+    for name, help in (
+        ("packets", "Packets at the LAN interface."),
+        ("bytes", "Bytes of their frames."),
+    ):
+        family = CounterMetricFamily(f"anyport_{name}", help, labels=labels)
+        for row in rows:
+            family.add_metric([row[label] or "" for label in labels], row[name])
+        yield family
 
 
 def _counter(name: str, help: str, label: str, counts: Mapping[str, int]) -> CounterMetricFamily:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
+from tests.packet import world as w
 from tests.packet.world import DROPPED, PASSED, REDIRECTED, VIP, VIP6, World
 from tests.support import neighbours
 from tests.support.packets import arp, one_hop_on
@@ -61,4 +62,7 @@ def check(shared: World, case: Case) -> None:
 def judge(world: World, case: Case) -> None:
     outcome = world.run(case.frame)
     assert (outcome.verdict, outcome.action) == (case.verdict, case.action)
+    assert (outcome.row is None) == (case.verdict == "not_ours")
+    if case.action == REDIRECTED and not case.verdict.endswith("_replied"):
+        assert outcome.slot in (w.A, w.B)
     assert outcome.out.hex() == (case.frame if case.out is None else case.out).hex()

@@ -69,9 +69,13 @@ ROUTES = {
 
 @dataclass(frozen=True)
 class Outcome:
+    """`row` of the VIP and `slot` of the target, as they were counted; None: of none."""
+
     verdict: str
     action: int
     out: bytes
+    row: int | None
+    slot: int | None
 
 
 class World:
@@ -93,16 +97,29 @@ class World:
         self.kernel.close()
 
     def run(self, frame: bytes, context: bytes = b"") -> Outcome:
-        """One packet; the verdict is the only counter that moved, and it moved by one."""
-        before = self.kernel.counters()
+        """One packet; exactly one counter moved, by this packet."""
+        before = self.counts()
         if self.hook == "xdp" and not context:
             chosen, action, out = self._run_xdp(frame)
         else:
             chosen, (action, out, _, _) = None, self.kernel.program.test_run(frame, context)
-        after = self.kernel.counters()
-        moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-        assert list(moved.values()) == [1], moved
-        return Outcome(chosen or next(iter(moved)), action, out)
+        after = self.counts()
+        moved = {key: new for key, new in after.items() if new != before.get(key)}
+        assert len(moved) == 1, moved
+        (row, slot, verdict), (packets, length) = next(iter(moved.items()))
+        old = before.get((row, slot, verdict), (0, 0))
+        assert (packets - old[0], length - old[1]) == (1, len(frame))
+        return Outcome(
+            chosen or verdict.name.lower(),
+            action,
+            out,
+            None if row == abi.NO_ROW else row,
+            None if slot == abi.NO_SLOT else slot,
+        )
+
+    def counts(self) -> dict[tuple[int, int, abi.Verdict], tuple[int, int]]:
+        """(Row, slot, verdict) -> packets, bytes."""
+        return {(c.row, c.slot, c.verdict): (c.packets, c.bytes) for c in self.kernel.counts()}
 
     def _run_xdp(self, frame: bytes) -> tuple[str | None, int, bytes]:
         """What XDP chose and handed on, if it did; then as in TC, action and bytes."""

@@ -49,6 +49,20 @@ ROWS = {
     "/v1/listeners": [],
     "/v1/connections": [],
     "/v1/blocks": [{"vip": "192.0.2.1", "first": 40000, "last": 40127, "host": "a", "used": 1}],
+    "/v1/counters?vip=192.0.2.1": [
+        {
+            "program": "distribute",
+            "vip": "192.0.2.1",
+            "route": "unique",
+            "path": "l2",
+            "target": "a",
+            "reason": "unique",
+            "packets": 3,
+            "bytes": 180,
+            "events": None,
+        }
+    ],
+    "/v1/counters?zero=yes": [],
     "/v1/status": {"healthy": True, "ready": True, "problems": [], "registry": {"connected": True}},
 }
 
@@ -120,6 +134,8 @@ NOUNS = [
     ("ports 192.0.2.1", "/v1/ports?vip=192.0.2.1"),
     ("connections", "/v1/connections"),
     ("blocks", "/v1/blocks"),
+    ("counters 192.0.2.1", "/v1/counters?vip=192.0.2.1"),
+    ("counters --all", "/v1/counters?zero=yes"),
     ("status", "/v1/status"),
 ]
 
@@ -149,6 +165,11 @@ TABLES = [
     ),
     ("connections", "protocol  client  client port  vip  port  host\n"),
     ("blocks", "vip        first  last   host  used\n192.0.2.1  40000  40127  a     1\n"),
+    (
+        "counters 192.0.2.1",
+        "program     vip        route   path  target  reason  packets  bytes  events\n"
+        "distribute  192.0.2.1  unique  l2    a       unique  3        180    -\n",
+    ),
     ("status", "healthy\n\nready     yes\nregistry\n  connected  yes\n"),
 ]
 

@@ -34,6 +34,7 @@ for command in (
     show.ports,
     show.connections,
     show.blocks,
+    show.counters,
     show.status,
     doctor.doctor,
     lab.lab,

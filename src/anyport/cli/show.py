@@ -15,6 +15,17 @@ _LISTENER = ("vip", "protocol", "port", "host", "specific", "user", "process")
 _PORT = ("vip", "protocol", "port", "route", "targets")
 _CONNECTION = ("protocol", "client", "client_port", "vip", "port", "host")
 _BLOCK = ("vip", "first", "last", "host", "used")
+_COUNTER = (
+    "program",
+    "vip",
+    "route",
+    "path",
+    "target",
+    "reason",
+    "packets",
+    "bytes",
+    "events",
+)
 
 
 @click.command()
@@ -58,6 +69,17 @@ def connections(vip: str | None, as_json: bool) -> None:
 def blocks(as_json: bool) -> None:
     """Port blocks: who holds them, and how many ports are used."""
     print_rows(client().get("blocks"), _BLOCK, as_json)
+
+
+@click.command()
+@click.argument("vip", type=ADDRESS, required=False)
+@click.option("--all", "zero", is_flag=True, help="Also what has never happened here.")
+@config_option
+@json_option
+def counters(vip: str | None, zero: bool, as_json: bool) -> None:
+    """Packets and bytes by VIP, target and reason; what the host's programs did."""
+    found = client().get("counters", vip=vip, zero="yes" if zero else None)
+    print_rows(found, _COUNTER, as_json)
 
 
 @click.command()

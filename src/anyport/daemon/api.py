@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from anyport.daemon import wish
+from anyport.daemon.counters import CounterRows
 from anyport.daemon.operator import Operator, parse_vip
 from anyport.daemon.rows import Rows
 from anyport.errors import AnyportError
@@ -26,6 +27,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def application(
     rows: Rows,
+    counters: CounterRows,
     operator: Operator,
     status: Callable[[], Awaitable[dict[str, Any]]],
     metrics: CollectorRegistry,
@@ -48,15 +50,21 @@ def application(
     async def delete(request: Request) -> Response:
         return _pending(await operator.delete(parse_vip(request.path_params["vip"])))
 
+    def only_vip(request: Request) -> Address | None:
+        only = request.query_params.get("vip")
+        vip = parse_vip(only) if only else None
+        if vip is not None:
+            rows.require(vip)
+        return vip
+
     def noun(read: Callable[[Address | None], Any]) -> Handler:
         async def show(request: Request) -> Response:
-            only = request.query_params.get("vip")
-            vip = parse_vip(only) if only else None
-            if vip is not None:
-                rows.require(vip)
-            return JSONResponse(read(vip))
+            return JSONResponse(read(only_vip(request)))
 
         return show
+
+    async def show_counters(request: Request) -> Response:
+        return JSONResponse(counters.rows(only_vip(request), "zero" in request.query_params))
 
     async def show_status(request: Request) -> Response:
         return JSONResponse(await status())
@@ -76,6 +84,7 @@ def application(
             Route("/v1/ports", noun(rows.ports)),
             Route("/v1/connections", noun(rows.connections)),
             Route("/v1/blocks", noun(lambda _: rows.blocks())),
+            Route("/v1/counters", show_counters),
             Route("/v1/status", show_status),
             Route("/metrics", expose),
         ],

@@ -20,6 +20,7 @@ from anyport.agent.agent import Agent
 from anyport.config import Config, load
 from anyport.daemon import machine, packet_program, state
 from anyport.daemon.api import Server, application
+from anyport.daemon.counters import CounterRows
 from anyport.daemon.operator import Operator
 from anyport.daemon.rows import Rows
 from anyport.daemon.status import Status
@@ -136,10 +137,13 @@ class Daemon:
         for task in (self._publisher.run(), agent.run(), distributor.run()):
             self._spawn(task)
         rows = Rows(self._mirror.cluster, agent, distributor)
-        status = Status(config, self._mirror, self._publisher, agent, distributor, packets, hook)
-        metrics = collector(self._mirror, agent, distributor, listen, packets)
+        counters = CounterRows(packets, listen.counters, rows.host_of)
+        status = Status(
+            config, self._mirror, self._publisher, agent, distributor, packets, hook, counters
+        )
+        metrics = collector(self._mirror, agent, distributor, listen, counters)
         operator = Operator(self._registry, self._mirror, self._interface)
-        app = application(rows, operator, status.row, metrics)
+        app = application(rows, counters, operator, status.row, metrics)
         self._spawn(Server(app, server_socket).run_until_stopped())
         _tell_systemd("READY=1")
         log.info("anyport %s: host %s is a member", __version__, config.host.name)

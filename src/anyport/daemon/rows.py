@@ -175,6 +175,10 @@ class Rows:
         """Host slot -> name, of the hosts that are there now."""
         return {self._distributor.slot(name): name for name in self._cluster.hosts}
 
+    def host_of(self, slot: int) -> str | None:
+        """None: no host has it now."""
+        return self._names().get(slot)
+
     def blocks(self) -> list[Row]:
         owners = block_rules.owners(self._cluster.claims.values())
         return [

@@ -10,6 +10,7 @@ from anyport import __version__
 from anyport.agent.agent import Agent
 from anyport.agent.definitions import present_distributor
 from anyport.config import Config
+from anyport.daemon.counters import CounterRows
 from anyport.decide.hook import Hook
 from anyport.distributor.distributor import Distributor
 from anyport.errors import KernelError
@@ -30,6 +31,7 @@ class Status:
         distributor: Distributor,
         packets: DistributorKernel,
         hook: Hook,
+        counters: CounterRows,
     ) -> None:
         self._hook = hook
         self._config = config
@@ -39,6 +41,7 @@ class Status:
         self._agent = agent
         self._distributor = distributor
         self._packets = packets
+        self._counters = counters
 
     async def row(self) -> dict[str, Any]:
         problems = [*self._problems(), *await self._kernel_problems()]
@@ -59,6 +62,7 @@ class Status:
             },
             "hosts": len(cluster.hosts),
             "listeners": len(self._agent.listeners),
+            "packets": self._counters.summary(),
             "vips": vips,
         }
 

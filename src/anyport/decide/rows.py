@@ -92,6 +92,10 @@ class HostRow:
         """By which the host is known again."""
         return frozenset(hop.address for hop in (self.ipv4, self.ipv6) if hop.address)
 
+    def hop(self, vip: Address) -> Hop:
+        """How packets to this VIP get to the host."""
+        return self.ipv4 if Family.of(vip) is Family.IPV4 else self.ipv6
+
 
 @dataclass(frozen=True, slots=True)
 class SelectionRow:

@@ -26,11 +26,16 @@ from anyport.model import Protocol
 __all__ = [
     "BUCKET_WAYS",
     "COMM_LENGTH",
+    "COUNTED_ROWS",
+    "COUNTED_SLOTS",
     "HANDED_ON",
     "MAX_HOSTS",
     "MAX_SELECTIONS",
     "MAX_VIPS",
+    "NO_ROW",
+    "NO_SLOT",
     "PAGE_BUCKETS",
+    "PAST_SLOT",
     "PEERS_A_ROW",
     "PEER_ROWS",
     "PORTS",
@@ -47,6 +52,8 @@ __all__ = [
     "Bucket",
     "Connection",
     "ConnectionState",
+    "Counter",
+    "Counters",
     "Definition",
     "DefinitionFlags",
     "Endpoint",
@@ -96,6 +103,11 @@ WORD_TAG = 0xFFFFFFFFFFFFF000
 SEEN_BITS = 30
 TICK_SHIFT = 27
 COMM_LENGTH = 16
+NO_SLOT = MAX_HOSTS
+NO_ROW = MAX_VIPS
+PAST_SLOT = MAX_HOSTS + 1
+COUNTED_SLOTS = MAX_HOSTS + 2
+COUNTED_ROWS = MAX_VIPS + 1
 TRIAL_MARK = 0x616E7970
 HANDED_ON = 0x616E7970
 
@@ -375,3 +387,11 @@ class Verdict(enum.IntEnum):
     DROP_NO_PATH = 24
     DROP_TABLE = 25
     DROP_FENCED = 26
+
+
+class Counter(LittleEndianStructure):
+    _fields_ = (("packets", c_uint64), ("bytes", c_uint64))
+
+
+class Counters(LittleEndianStructure):
+    _fields_ = (("by_verdict", Counter * len(Verdict)),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from ctypes import sizeof
@@ -15,10 +16,13 @@ from anyport.decide.rows import Family, Hop, HostRow, RouteRow, SelectionRow
 from anyport.errors import KernelError
 from anyport.kernel import abi, clsact, loader
 from anyport.kernel.connections import ConnectionRow, ConnectionTable, buckets
+from anyport.kernel.counters import Count, Counters, drop_other_layout, packets_by_verdict
 from anyport.kernel.libbpf import AttachType, Map, MapType, Object, Program
 from anyport.kernel.vips import Vips
 from anyport.model import PortKey, Protocol
 from anyport.model.definition import UDP_IDLE_SECONDS, Address
+
+log = logging.getLogger(__name__)
 
 _MAPS = (
     "vips",
@@ -57,6 +61,7 @@ class DistributorKernel:
         self._tables: dict[int, Map] = {}
         self.table = ConnectionTable(loaded)
         self._vips = Vips(self._maps["vips"])
+        self._counters = Counters(self._maps["counters"])
 
     @classmethod
     def attach(
@@ -77,6 +82,8 @@ class DistributorKernel:
         hashes alike.
         """
         loader.prepare_pins(pins)
+        if drop_other_layout(pins / "counters"):
+            log.warning("counters of another version of anyport: they begin anew")
         with _resized(pins / "connections", buckets(connections)) as former:
             self = cls.load(interface_index, pins, connections, hash_key, former, in_xdp)
             self.table.adopt_former()
@@ -147,12 +154,13 @@ class DistributorKernel:
     def set_vip(
         self, vip: Address, index: int, mac: bytes, udp_idle: int = UDP_IDLE_SECONDS
     ) -> None:
-        """The VIP of this row, and of no other; connections that the row has of another go.
+        """The VIP of this row, and of no other; connections and counts of another go.
 
         `udp_idle`: seconds, as a definition's.
         """
         if self.known_vips()[index] != vip:
             self.table.forget(vip_rows=[index])
+            self._counters.release_row(index)
         self._vips.set(vip, index, mac, udp_idle)
 
     def delete_vip(self, vip: Address) -> None:
@@ -228,23 +236,17 @@ class DistributorKernel:
         return {i: SelectionRow(row.method, tuple(row.slots[: row.size])) for i, row in rows}
 
     def set_host(self, slot: int, row: HostRow) -> None:
+        """What was counted for another host, or by another path, is no longer the slot's."""
+        before = _unpack_host(self._maps["hosts"].lookup(_u32(slot)) or bytes(sizeof(abi.Host)))
         hops = (_pack_hop(row.ipv4), _pack_hop(row.ipv6))
         host = abi.Host(hops, row.weight)
         host.mac[:] = row.mac or bytes(6)
         self._maps["hosts"].update(_u32(slot), bytes(host))
+        self._counters.release_slot(slot, self._counted_otherwise(before, row))
 
     def hosts(self) -> dict[int, HostRow]:
         """Slot -> row, of those that were set."""
-        found = ((_number(k), abi.Host.from_buffer_copy(v)) for k, v in self._set("hosts"))
-        return {
-            slot: HostRow(
-                _unpack_hop(row.hops[Family.IPV4]),
-                _unpack_hop(row.hops[Family.IPV6]),
-                row.weight,
-                bytes(row.mac) if any(row.mac) else b"",
-            )
-            for slot, row in found
-        }
+        return {_number(key): _unpack_host(value) for key, value in self._set("hosts")}
 
     # ---- what the program writes ----
 
@@ -258,13 +260,13 @@ class DistributorKernel:
         self._forget_fragments()
         return self.table.forget(slots=slots)
 
+    def counts(self) -> list[Count]:
+        """What is not zero, since the maps were made; rows are those of `known_vips`."""
+        return list(self._counters.read(self._counted_rows(), self.hosts()))
+
     def counters(self) -> dict[str, int]:
         """Packets by verdict, in lower case, since the maps were made."""
-        counters = self._maps["counters"]
-        return {
-            verdict.name.lower(): sum(map(_number, counters.lookup_percpu(_u32(verdict))))
-            for verdict in abi.Verdict
-        }
+        return packets_by_verdict(self.counts())
 
     # ---- inside ----
 
@@ -300,6 +302,20 @@ class DistributorKernel:
             clsact.attach(self.program, self._interface_index)
         else:
             link.close()  # the pin holds it
+
+    def _counted_rows(self) -> list[int]:
+        """Those that have, or had, a VIP."""
+        return [row for row, vip in enumerate(self.known_vips()) if vip != _NOWHERE]
+
+    def _counted_otherwise(self, before: HostRow, now: HostRow) -> list[int]:
+        """The VIPs' rows whose packets another host got, or this one by another path."""
+        other = before.addresses.isdisjoint(now.addresses)
+        vips = self.known_vips()
+        return [
+            row
+            for row in self._counted_rows()
+            if other or before.hop(vips[row]).path != now.hop(vips[row]).path
+        ]
 
     def _forget_fragments(self) -> None:
         """Where packets in fragments go: whatever the slot, as none lasts for seconds."""
@@ -355,6 +371,16 @@ def _key_of(row: int) -> PortKey:
 
 def _pack_hop(hop: Hop) -> abi.Hop:
     return abi.Hop(abi.Address.of(hop.address or _NOWHERE), hop.path, hop.ifindex)
+
+
+def _unpack_host(raw: bytes) -> HostRow:
+    row = abi.Host.from_buffer_copy(raw)
+    return HostRow(
+        _unpack_hop(row.hops[Family.IPV4]),
+        _unpack_hop(row.hops[Family.IPV6]),
+        row.weight,
+        bytes(row.mac) if any(row.mac) else b"",
+    )
 
 
 def _unpack_hop(raw: abi.Hop) -> Hop:

@@ -68,8 +68,8 @@ class Map:
 
     def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:
         """Raises KernelError: EEXIST and ENOENT as `flags` asks, E2BIG or ENOMEM when full."""
-        if len(value) != self._stored_size():
-            raise ValueError(f"map {self.name}: a value has {self._stored_size()} bytes")
+        if len(value) != self.stored_size:
+            raise ValueError(f"map {self.name}: a value has {self.stored_size} bytes")
         result = lib().bpf_map_update_elem(self.fd, self._key(key), value, flags)
         check(result, f"map {self.name}: update")
 
@@ -89,7 +89,7 @@ class Map:
     def items(self) -> list[tuple[bytes, bytes]]:
         """Every entry; while others write, each at most seen once or missed (hash maps)."""
         keys, values = self.dump()
-        pairs = zip(_split(keys, self.key_size), _split(values, self._stored_size()), strict=True)
+        pairs = zip(_split(keys, self.key_size), _split(values, self.stored_size), strict=True)
         return list(pairs)
 
     def dump(self) -> tuple[bytes, bytes]:
@@ -108,16 +108,14 @@ class Map:
 
     def update_batch(self, keys: bytes, values: bytes, count: int) -> None:
         """`count` entries, end to end; not atomic, each entry is."""
-        if len(keys) != count * self.key_size or len(values) != count * self._stored_size():
+        if len(keys) != count * self.key_size or len(values) != count * self.stored_size:
             raise ValueError(f"map {self.name}: {count} entries are not what was given")
         if count == 0:
             return
         done = ffi.new("__u32 *", count)
         result = lib().bpf_map_update_batch(self.fd, keys, values, done, ffi.NULL)
         if -result in _NO_BATCH and done[0] in (0, count):
-            pairs = zip(
-                _split(keys, self.key_size), _split(values, self._stored_size()), strict=True
-            )
+            pairs = zip(_split(keys, self.key_size), _split(values, self.stored_size), strict=True)
             for key, value in pairs:
                 self.update(key, value)
         else:
@@ -133,14 +131,15 @@ class Map:
             raise ValueError(f"map {self.name}: a key has {self.key_size} bytes")
         return key if self.key_size else ffi.NULL
 
-    def _stored_size(self) -> int:
-        """Bytes of a value as the syscalls copy it."""
+    @property
+    def stored_size(self) -> int:
+        """Bytes of a value as the syscalls copy it: of all CPUs, if there is one for each."""
         if self.type in _PERCPU:
             return _round8(self.value_size) * int(lib().libbpf_num_possible_cpus())
         return self.value_size
 
     def _get(self, call: Any, key: Any) -> bytes | None:
-        value = bytearray(self._stored_size())
+        value = bytearray(self.stored_size)
         result = call(self.fd, key, ffi.from_buffer(value))
         if result == -errno.ENOENT:
             return None
@@ -152,7 +151,7 @@ class Map:
         position, count = ffi.new("char[]", max(self.key_size, 8)), ffi.new("__u32 *")
         while True:
             keys = ffi.new("char[]", size * self.key_size)
-            values = ffi.new("char[]", size * self._stored_size())
+            values = ffi.new("char[]", size * self.stored_size)
             count[0] = size
             result = lib().bpf_map_lookup_batch(
                 self.fd, start, position, keys, values, count, ffi.NULL
@@ -164,7 +163,7 @@ class Map:
                 check(result, f"map {self.name}: dump")
             yield (
                 bytes(ffi.buffer(keys, count[0] * self.key_size)),
-                bytes(ffi.buffer(values, count[0] * self._stored_size())),
+                bytes(ffi.buffer(values, count[0] * self.stored_size)),
             )
             if result == -errno.ENOENT:
                 return
