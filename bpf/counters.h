@@ -17,9 +17,11 @@ struct {
 static __always_inline void count(const struct decision *decision, __u32 length)
 {
 	__u32 place = decision->row * COUNTED_SLOTS + decision->slot;
-	__u32 verdict = decision->verdict;
 	struct counters *found = bpf_map_lookup_elem(&counters, &place);
+	__u64 verdict = decision->verdict;
 
+	/* Linux 6.1 sees the bound only if it is of the register that is used. */
+	asm volatile("" : "+r"(verdict));
 	if (!found || verdict >= VERDICT_COUNTERS)
 		return;
 	found->by_verdict[verdict].packets++;
