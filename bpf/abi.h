@@ -258,7 +258,8 @@ struct flow {
 enum connection_state {
 	CONNECTION_NEW = 0,	    /* SYN only, or first datagram */
 	CONNECTION_ESTABLISHED = 1, /* the client has sent more */
-	CONNECTION_CLOSING = 2,	    /* FIN or RST seen from the client */
+	CONNECTION_CLOSING = 2,	    /* the client has sent FIN: over, or half-closed */
+	CONNECTION_RESET = 3,	    /* or RST */
 };
 
 /*

@@ -30,17 +30,22 @@
 #define LIFE(state, at) ((__u32)(state) << SEEN_BITS | ((at)&SEEN_MASK))
 #define TICKS(seconds)	((seconds)*1000000000ULL >> TICK_SHIFT)
 
-/* What a table in want of room gives up, the first first; within a class the longest silent. */
+/*
+ * What a table in want of room gives up, the first first; within a class the longest
+ * silent. But of several new ones in a pair one goes before any that has ended: so a
+ * flood of SYNs competes with itself, and one handshake under way is no flood.
+ */
 enum victim_class {
 	VICTIM_FREE,
-	VICTIM_CLOSED, /* FIN or RST, then silent for CLOSED_TICKS: not half-closed and in use */
-	VICTIM_NEW,    /* so a flood of SYNs competes with itself */
-	VICTIM_IDLE,   /* established, and silent for so long that any NAT may have given it up */
+	VICTIM_RESET, /* by RST, then silent for ENDED_TICKS */
+	VICTIM_ENDED, /* the same of FIN: over, or half-closed and idle; nothing here tells which */
+	VICTIM_NEW,
+	VICTIM_IDLE, /* established, and silent for so long that any NAT may have given it up */
 	VICTIM_NEVER,
 };
 
 #define LIVELY_TICKS   TICKS(60)
-#define CLOSED_TICKS   TICKS(2)
+#define ENDED_TICKS    TICKS(2)
 #define IDLE_TCP_TICKS TICKS(7440) /* RFC 5382, REQ-5: 2 h 4 min */
 #define IDLE_UDP_TICKS TICKS(300)  /* RFC 4787, REQ-5 */
 
@@ -233,10 +238,12 @@ static __always_inline __u32 next_state(__u32 state, const struct packet *packet
 {
 	bool syn = packet->opens && packet->flow.protocol == TCP;
 
-	if (packet->closes)
-		return CONNECTION_CLOSING;
-	if (syn && state == CONNECTION_CLOSING)
+	if (packet->resets)
+		return CONNECTION_RESET;
+	if (syn && state >= CONNECTION_CLOSING)
 		return CONNECTION_NEW;
+	if (packet->closes && state != CONNECTION_RESET)
+		return CONNECTION_CLOSING;
 	if (!syn && state == CONNECTION_NEW)
 		return CONNECTION_ESTABLISHED;
 	return state;
@@ -294,10 +301,12 @@ static __always_inline enum victim_class class_of(__u64 word, __u32 state, __u32
 		return VICTIM_FREE;
 	if (word == CLAIMED)
 		return VICTIM_NEVER;
-	if (state == CONNECTION_CLOSING)
-		return silent >= CLOSED_TICKS ? VICTIM_CLOSED : VICTIM_NEVER;
 	if (state == CONNECTION_NEW)
 		return VICTIM_NEW;
+	if (state == CONNECTION_RESET)
+		return silent >= ENDED_TICKS ? VICTIM_RESET : VICTIM_NEVER;
+	if (state == CONNECTION_CLOSING)
+		return silent >= ENDED_TICKS ? VICTIM_ENDED : VICTIM_NEVER;
 	return silent >= idle ? VICTIM_IDLE : VICTIM_NEVER;
 }
 
@@ -316,10 +325,15 @@ static __always_inline __u64 unknown(__u64 number, __u64 any)
 	return number;
 }
 
-/* The way to give up, NO_WAY if all have to stay. */
+#define COST(class) ((__u64)(class) << SEEN_BITS << WAY_BITS)
+
+/* The way to give up, NO_WAY if all have to stay. Without branches that the verifier would double.
+ */
 static __always_inline __u32 victim(const struct pair *pair, __u64 any, __u32 now)
 {
-	__u64 least = (__u64)VICTIM_NEVER << SEEN_BITS << WAY_BITS | NO_WAY;
+	__u64 least = unknown(COST(VICTIM_NEVER) | NO_WAY, any);
+	__u64 least_new = unknown(COST(VICTIM_NEVER), any); /* above COST(VICTIM_NEW) */
+	__u64 of_class = 0;				    /* how many there are: a byte each */
 
 #pragma unroll
 	for (__u32 way = 0; way < WAYS; way++) {
@@ -329,7 +343,12 @@ static __always_inline __u32 victim(const struct pair *pair, __u64 any, __u32 no
 		cost = unknown(cost, any);
 		if (cost < least)
 			least = cost;
+		if (cost - COST(VICTIM_NEW) < least_new)
+			least_new = cost - COST(VICTIM_NEW);
+		of_class += 1ULL << (cost >> SEEN_BITS >> WAY_BITS) * 8;
 	}
+	if (least >= COST(VICTIM_ENDED) && (of_class >> VICTIM_NEW * 8 & 0xff) > 1)
+		least = least_new;
 	return least % (1 << WAY_BITS);
 }
 

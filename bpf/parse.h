@@ -76,7 +76,8 @@ struct packet {
 	__be32 fragment_id;
 	bool error;	 /* an ICMP error: the flow is that of the packet inside, turned round */
 	bool opens;	 /* a SYN, or any datagram: may begin a connection */
-	bool closes;	 /* FIN or RST */
+	bool closes;	 /* FIN */
+	bool resets;	 /* RST */
 	__be16 ttl_word; /* IPv4's TTL and protocol: the 16 bits the checksum sees */
 	__be16 check;
 	__u64 choice; /* what choose() returned, here or before in XDP; 0: not yet */
@@ -211,7 +212,8 @@ static __always_inline bool parse_tcp(struct packet *packet, const struct tcphdr
 	packet->flow.client_port = bpf_ntohs(tcp->source);
 	packet->flow.port = bpf_ntohs(tcp->dest);
 	packet->opens = tcp->syn && !tcp->ack && !tcp->rst && !tcp->fin;
-	packet->closes = tcp->fin || tcp->rst;
+	packet->closes = tcp->fin;
+	packet->resets = tcp->rst;
 	return true;
 }
 

@@ -64,8 +64,9 @@ LIVES = {
     "reset, and a segment that was under way": [
         (SYN, "selected", "NEW"),
         (PSH | ACK, "established", "ESTABLISHED"),
-        (RST | ACK, "established", "CLOSING"),
-        (PSH | ACK, "established", "CLOSING"),
+        (RST | ACK, "established", "RESET"),
+        (PSH | ACK, "established", "RESET"),
+        (FIN | ACK, "established", "RESET"),
     ],
     "the four-tuple again, in TIME_WAIT": [
         (SYN, "selected", "NEW"),
@@ -77,7 +78,7 @@ LIVES = {
     ],
     "the four-tuple again, after a reset": [
         (SYN, "selected", "NEW"),
-        (RST, "established", "CLOSING"),
+        (RST, "established", "RESET"),
         (SYN, "established", "NEW"),
         (SYN, "established", "NEW"),
         (ACK, "established", "ESTABLISHED"),
@@ -151,7 +152,7 @@ def test_rst_closes(world: World) -> None:
     assert world.send(segment(w.SHARED), segment(w.SHARED, RST)) == ["selected", "established"]
     connection = world.connection()
     assert connection is not None
-    assert connection.state is ConnectionState.CLOSING
+    assert connection.state is ConnectionState.RESET
 
 
 def test_a_closed_connection_begins_again(world: World) -> None:

@@ -38,7 +38,7 @@ from anyport.registry.touched import Touched
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
-# How long a connection without packets counts as live: of a SYN nobody answered, and after a FIN.
+# How long a silent connection counts as live: of a SYN nobody answered, and after a FIN or RST.
 NEW_SECONDS = 60.0
 CLOSING_SECONDS = 5.0
 
@@ -385,12 +385,16 @@ class Distributor:
 
     def live_connections(self) -> Iterator[ConnectionRow]:
         """Of the connection table, without what is over as far as the client's packets tell."""
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        now = time.clock_gettime(time.CLOCK_MONOTONIC)
         return (c for c in self._kernel.connections() if self._is_live(c, now - c.seen_ns / 1e9))
 
     def _is_live(self, connection: ConnectionRow, idle_seconds: float) -> bool:
         office = self.offices.get(connection.vip)
         if connection.protocol is Protocol.UDP:
             return office is not None and idle_seconds < office.published.definition.udp_idle
-        longest = {ConnectionState.NEW: NEW_SECONDS, ConnectionState.CLOSING: CLOSING_SECONDS}
+        longest = {
+            ConnectionState.NEW: NEW_SECONDS,
+            ConnectionState.CLOSING: CLOSING_SECONDS,
+            ConnectionState.RESET: CLOSING_SECONDS,
+        }
         return idle_seconds < longest.get(connection.state, math.inf)

@@ -320,6 +320,7 @@ class ConnectionState(enum.IntEnum):
     NEW = 0
     ESTABLISHED = 1
     CLOSING = 2
+    RESET = 3
 
 
 class Connection(LittleEndianStructure):
