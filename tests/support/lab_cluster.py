@@ -67,6 +67,25 @@ class Opened:
     def close(self) -> None:
         self.program.do("close", number=self.number)
 
+    def accept(self) -> Opened:
+        """Of a quiet listener; its port is the client's."""
+        return Opened(self.program, *self.program.do("accept", number=self.number))
+
+    def write(self, words: str) -> None:
+        self.program.do("write", number=self.number, words=words)
+
+    def read(self, count: int) -> str:
+        """So many bytes, fewer only at the end. Raises ConnectionResetError at an RST."""
+        return str(self.program.do("read", number=self.number, count=count))
+
+    def finish(self) -> None:
+        """Sends FIN, and may still read."""
+        self.program.do("finish", number=self.number)
+
+    def abort(self) -> None:
+        """Sends RST."""
+        self.program.do("abort", number=self.number)
+
     def say(self, words: str) -> str:
         """What comes back for `words` on a connection."""
         return str(self.program.do("say", number=self.number, words=words))
@@ -75,11 +94,12 @@ class Opened:
 class Program:
     """A process in a node; what fails there raises OSError with its errno here."""
 
-    def __init__(self, lab: Lab, node: str) -> None:
+    def __init__(self, lab: Lab, node: str, *before: str) -> None:
+        """`before`: a command that executes the program, such as `unshare`."""
         self.node = node
         self._process = lab.popen(
             node,
-            [sys.executable, _PROGRAM, node],
+            [*before, sys.executable, _PROGRAM, node],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -90,25 +110,42 @@ class Program:
         return self._process.pid
 
     def do(self, what: str, **arguments: Any) -> Any:
+        self.begin(what, **arguments)
+        return self.end(what)
+
+    def begin(self, what: str, **arguments: Any) -> None:
+        """Lets it go on by itself till `end`."""
         assert self._process.stdin is not None
         print(json.dumps({"do": what, **arguments}), file=self._process.stdin, flush=True)
+
+    def end(self, what: str) -> Any:
         answer = json.loads(_line(self._process))
         if answer.get("errno") == 0:
-            raise Unanswered(f"{self.node}: {what} {arguments}: {answer['error']}")
+            raise Unanswered(f"{self.node}: {what}: {answer['error']}")
         if "errno" in answer:
             raise OSError(answer["errno"], answer["error"])
         return answer["is"]
 
     def listen(self, address: str, port: int = 0, **options: bool) -> Opened:
-        """Options: listen, mptcp, reuse_port, reuse_address, v6only."""
+        """Options: listen, mptcp, quiet, reuse_port, reuse_address, v6only."""
         return Opened(self, *self.do("listen", address=address, port=port, **options))
 
     def bind_udp(self, address: str, port: int = 0, **options: bool) -> Opened:
         return Opened(self, *self.do("bind_udp", address=address, port=port, **options))
 
     def connect(self, address: str, port: int, **options: Any) -> Opened:
-        """Options: source (port), mptcp. Raises ConnectionRefusedError at an RST."""
+        """Options: source (port), mptcp, ip_options. Raises ConnectionRefusedError at an RST."""
         return Opened(self, *self.do("connect", address=address, port=port, **options))
+
+    def connect_quietly(self, address: str, port: int, source: int = 0) -> Opened:
+        """To a quiet listener."""
+        arguments = {"address": address, "port": port, "source": source}
+        return Opened(self, *self.do("connect_quietly", **arguments))
+
+    def connect_fast(self, address: str, port: int, words: str) -> Opened:
+        """With `words` in the SYN, once there is a cookie (RFC 7413)."""
+        arguments = {"address": address, "port": port, "words": words}
+        return Opened(self, *self.do("connect_fast", **arguments))
 
     def fetch(self, address: str, port: int, count: int) -> list[str]:
         """Who served each of `count` connections."""

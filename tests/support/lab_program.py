@@ -5,14 +5,16 @@
 
 A request is a JSON line on standard input, `{"do": ..., ...}`; its answer is one
 on standard output: `{"is": ...}` or `{"errno": ...}`. Its listeners greet each
-connection with NAME and echo what comes; its UDP sockets answer with NAME and
-what came. It has one thread: nothing holds a socket but its descriptor.
+connection with NAME and echo what comes, but those that are `quiet`, for `accept`;
+its UDP sockets answer with NAME and what came. It has one thread: nothing holds a
+socket but its descriptor.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -24,6 +26,7 @@ from typing import Any
 MPTCP = 262  # IPPROTO_MPTCP; Python's socket module has it from 3.12 on
 IP_PKTINFO = 8
 ALL_PROTOCOLS = 3  # ETH_P_ALL
+IP_TTL, IP_RECVERR, IPV6_UNICAST_HOPS, IPV6_RECVERR = 2, 11, 16, 25
 PATIENCE = 10.0
 
 
@@ -38,13 +41,42 @@ class Program:
     # ---- as a server ----
 
     def do_listen(
-        self, address: str, port: int = 0, listen: bool = True, mptcp: bool = False, **options: bool
+        self,
+        address: str,
+        port: int = 0,
+        listen: bool = True,
+        mptcp: bool = False,
+        quiet: bool = False,
+        **options: bool,
     ) -> list[int]:
         made = socket.socket(_family(address), socket.SOCK_STREAM, MPTCP if mptcp else 0)
         self._bind(made, address, port, options)
         if listen:
             made.listen(256)
+        if listen and not quiet:
             self._on_readable(made, self._accept)
+        return self._keep(made)
+
+    def do_accept(self, number: int) -> list[int]:
+        """Of a quiet listener: number and the client's port."""
+        self._sockets[number].settimeout(PATIENCE)
+        made, client = self._sockets[number].accept()
+        made.settimeout(PATIENCE)
+        return [*self._keep(made)[:1], client[1]]
+
+    def do_answer_apart(self, number: int) -> list[int]:
+        """The next datagram's client gets a socket of its own, connected to it, which answers."""
+        server = self._sockets[number]
+        self._selector.unregister(server)
+        server.settimeout(PATIENCE)
+        words, client = server.recvfrom(65536)
+        made = socket.socket(server.family, socket.SOCK_DGRAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(server.getsockname())
+        made.connect(client)
+        made.send(f"{self._name} ".encode() + words)
+        self._on_readable(made, self._answer_connected)
+        self._on_readable(server, self._answer)
         return self._keep(made)
 
     def do_bind_udp(self, address: str, port: int = 0, **options: bool) -> list[int]:
@@ -115,14 +147,24 @@ class Program:
             source = (level, kind, struct.pack("i4s4s", 0, asked, bytes(4)))
         server.sendmsg([f"{self._name} ".encode(), words], [source], 0, client)
 
+    def _answer_connected(self, server: socket.socket) -> None:
+        server.send(f"{self._name} apart ".encode() + server.recv(65536))
+
     # ---- as a client ----
 
     def do_connect(
-        self, address: str, port: int, source: int = 0, mptcp: bool = False
+        self,
+        address: str,
+        port: int,
+        source: int = 0,
+        mptcp: bool = False,
+        ip_options: str = "",
     ) -> list[Any]:
-        """Number, own port, and who greeted."""
+        """Number, own port, and who greeted. `ip_options`: in hexadecimal."""
         made = socket.socket(_family(address), socket.SOCK_STREAM, MPTCP if mptcp else 0)
         made.settimeout(PATIENCE)
+        if ip_options:
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, bytes.fromhex(ip_options))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind(("", source))
@@ -132,6 +174,44 @@ class Program:
             made.close()
             raise
         return [*self._keep(made), greeting]
+
+    def do_connect_quietly(self, address: str, port: int, source: int = 0) -> list[int]:
+        """To a quiet listener."""
+        made = socket.socket(_family(address), socket.SOCK_STREAM)
+        made.settimeout(PATIENCE)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind(("", source))
+            made.connect((address, port))
+        except BaseException:
+            made.close()
+            raise
+        return self._keep(made)
+
+    def do_connect_fast(self, address: str, port: int, words: str) -> list[Any]:
+        """As connect, with `words` in the SYN as soon as there is a cookie (RFC 7413)."""
+        made = socket.socket(_family(address), socket.SOCK_STREAM)
+        made.sendto(words.encode(), socket.MSG_FASTOPEN, (address, port))
+        made.settimeout(PATIENCE)
+        return [*self._keep(made), _line(made)]
+
+    def do_write(self, number: int, words: str) -> None:
+        self._sockets[number].sendall(words.encode())
+
+    def do_read(self, number: int, count: int) -> str:
+        """So many bytes, fewer only at the end."""
+        read = b""
+        while len(read) < count and (more := self._sockets[number].recv(count - len(read))):
+            read += more
+        return read.decode()
+
+    def do_finish(self, number: int) -> None:
+        """Sends FIN: half-closed."""
+        self._sockets[number].shutdown(socket.SHUT_WR)
+
+    def do_abort(self, number: int) -> None:
+        """Sends RST."""
+        _abort(self._sockets.pop(number))
 
     def do_fetch(self, address: str, port: int, count: int) -> list[str]:
         """Who greeted, of `count` connections one after the other."""
@@ -164,6 +244,36 @@ class Program:
                 answers.append(made.recv(65536).decode().split()[0])
         return answers
 
+    def do_probe(self, number: int, address: str, port: int, ttl: int) -> list[int]:
+        """Type and code of the ICMP error that a datagram with this TTL comes back as."""
+        made, v6 = self._sockets[number], ":" in address
+        level = socket.IPPROTO_IPV6 if v6 else socket.IPPROTO_IP
+        made.setsockopt(level, IPV6_RECVERR if v6 else IP_RECVERR, 1)
+        made.setsockopt(level, IPV6_UNICAST_HOPS if v6 else IP_TTL, ttl)
+        made.sendto(b"!", (address, port))
+        poll = select.poll()
+        poll.register(made, 0)
+        if not poll.poll(PATIENCE * 1000):
+            raise TimeoutError
+        (_, _, told), *_ = made.recvmsg(1024, 512, socket.MSG_ERRQUEUE)[1]
+        return list(told[5:7])  # struct sock_extended_err
+
+    def do_ping(self, address: str, length: int = 56) -> str:
+        """Who answers an echo request with all that was in it."""
+        v6 = ":" in address
+        kind = (58, 128, 129) if v6 else (1, 8, 0)
+        body = struct.pack("!HH", 4711, 1) + bytes(i % 251 for i in range(length))
+        with socket.socket(_family(address), socket.SOCK_RAW, kind[0]) as made:
+            made.settimeout(PATIENCE)
+            head = struct.pack("!BB", kind[1], 0)
+            check = 0 if v6 else _checksum(head + bytes(2) + body)  # IPv6: the kernel's to do
+            made.sendto(head + struct.pack("!H", check) + body, (address, 0))
+            while True:
+                answer, origin = made.recvfrom(65536)
+                answer = answer if v6 else answer[(answer[0] & 15) * 4 :]
+                if answer[0] == kind[2] and answer[4:] == body:
+                    return str(origin[0])
+
     # ---- on the wire ----
 
     def do_wire(self, interface: str) -> list[int]:
@@ -177,6 +287,22 @@ class Program:
 
     def do_send(self, number: int, frame: str) -> None:
         self._sockets[number].send(bytes.fromhex(frame))
+
+    def do_flood(self, number: int, frame: str, count: int) -> None:
+        """So many of a TCP/IPv4 frame, each from another client.
+
+        Low half of the source address against the identification, port against
+        window: so the checksums stay right.
+        """
+        made, flooding = self._sockets[number], bytearray.fromhex(frame)
+        for i in range(count):
+            low, port = i % 65521, i // 7 % 64511 + 1024
+            struct.pack_into("!H", flooding, 18, 0xFFFF - low)
+            struct.pack_into("!H", flooding, 28, low)
+            struct.pack_into("!H", flooding, 34, port)
+            struct.pack_into("!H", flooding, 40, 0xFFFF - low)
+            struct.pack_into("!H", flooding, 48, 0xFFFF - port)
+            made.send(flooding)
 
     def do_frame(self, number: int) -> str:
         """The next frame that came in, in hexadecimal; waits for it."""
@@ -194,9 +320,7 @@ class Program:
             assert isinstance(made, socket.socket)
             if made in open_:
                 self._selector.unregister(made)
-            if made.family != socket.AF_PACKET:
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            made.close()
+            _abort(made)
         self._sockets.clear()
 
     def serve(self) -> None:
@@ -235,6 +359,20 @@ class Program:
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _abort(made: socket.socket) -> None:
+    if made.family != socket.AF_PACKET:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    made.close()
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071, of an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total ^ 0xFFFF
 
 
 def _line(connection: socket.socket) -> str:
