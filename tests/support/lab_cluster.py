@@ -41,18 +41,25 @@ def eventually(holds: Callable[[], object], what: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _line(process: subprocess.Popen[str]) -> str:
-    """The next line of its output, which comes whole; empty at its end."""
-    assert process.stdout is not None
-    line = b""
-    while not line.endswith(b"\n"):
-        if not select.select([process.stdout], [], [], PATIENCE_SECONDS)[0]:
-            raise Unanswered("a program said nothing")
-        byte = os.read(process.stdout.fileno(), 1)
-        if not byte:
-            break
-        line += byte
-    return line.decode()
+class Lines:
+    """What a process says, line by line."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self._descriptor = process.stdout.fileno()
+        self._read = b""
+
+    def next(self) -> str:
+        """With its end; without one, or empty, where the process ended."""
+        while b"\n" not in self._read:
+            if not select.select([self._descriptor], [], [], PATIENCE_SECONDS)[0]:
+                raise Unanswered("a program said nothing")
+            more = os.read(self._descriptor, 1 << 16)
+            if not more:
+                break
+            self._read += more
+        line, end, self._read = self._read.partition(b"\n")
+        return (line + end).decode()
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ class Program:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._answers = Lines(self._process)
 
     @property
     def pid(self) -> int:
@@ -119,7 +127,7 @@ class Program:
         print(json.dumps({"do": what, **arguments}), file=self._process.stdin, flush=True)
 
     def end(self, what: str) -> Any:
-        answer = json.loads(_line(self._process))
+        answer = json.loads(self._answers.next())
         if answer.get("errno") == 0:
             raise Unanswered(f"{self.node}: {what}: {answer['error']}")
         if "errno" in answer:
@@ -131,6 +139,7 @@ class Program:
         return Opened(self, *self.do("listen", address=address, port=port, **options))
 
     def bind_udp(self, address: str, port: int = 0, **options: bool) -> Opened:
+        """Options: quiet, reuse_port, reuse_address, v6only."""
         return Opened(self, *self.do("bind_udp", address=address, port=port, **options))
 
     def connect(self, address: str, port: int, **options: Any) -> Opened:
@@ -174,10 +183,10 @@ class Watch:
     """Changes of the registry, as they come."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+        self._changes = Lines(process)
 
     def next(self) -> str:
-        return _line(self._process).strip()
+        return self._changes.next().strip()
 
     def until(self, last: str) -> list[str]:
         """Those before the first that ends with `last`."""
@@ -309,6 +318,11 @@ class LabCluster:
 
     def address(self, node: str) -> str:
         return self.lab.node(node).address
+
+    def client_address(self, vip: str) -> str:
+        """Of the VIP's family."""
+        node = self.lab.node("client")
+        return node.address6 if ":" in vip else node.address
 
     def has_on_lo(self, host: str, vip: str) -> bool:
         [shown] = json.loads(self.run(host, "ip", "-json", "address", "show", "lo"))

@@ -5,9 +5,9 @@
 
 A request is a JSON line on standard input, `{"do": ..., ...}`; its answer is one
 on standard output: `{"is": ...}` or `{"errno": ...}`. Its listeners greet each
-connection with NAME and echo what comes, but those that are `quiet`, for `accept`;
-its UDP sockets answer with NAME and what came. It has one thread: nothing holds a
-socket but its descriptor.
+connection with NAME and echo what comes; its UDP sockets answer with NAME and
+what came. Those that are `quiet` wait to be told to. It has one thread: nothing
+holds a socket but its descriptor.
 """
 
 from __future__ import annotations
@@ -65,10 +65,8 @@ class Program:
         return [*self._keep(made)[:1], client[1]]
 
     def do_answer_apart(self, number: int) -> list[int]:
-        """The next datagram's client gets a socket of its own, connected to it, which answers."""
+        """To a quiet socket's next client a connected socket of its own answers, to others it."""
         server = self._sockets[number]
-        self._selector.unregister(server)
-        server.settimeout(PATIENCE)
         words, client = server.recvfrom(65536)
         made = socket.socket(server.family, socket.SOCK_DGRAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -79,13 +77,17 @@ class Program:
         self._on_readable(server, self._answer)
         return self._keep(made)
 
-    def do_bind_udp(self, address: str, port: int = 0, **options: bool) -> list[int]:
+    def do_bind_udp(
+        self, address: str, port: int = 0, quiet: bool = False, **options: bool
+    ) -> list[int]:
         made = socket.socket(_family(address), socket.SOCK_DGRAM)
         made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         if made.family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         self._bind(made, address, port, options)
-        self._on_readable(made, self._answer)
+        made.settimeout(PATIENCE)
+        if not quiet:
+            self._on_readable(made, self._answer)
         return self._keep(made)
 
     def do_close(self, number: int) -> None:
@@ -228,11 +230,18 @@ class Program:
         return _line(self._sockets[number])
 
     def do_ask_udp(
-        self, address: str, port: int, count: int = 1, source: int = 0, length: int = 1
+        self,
+        address: str,
+        port: int,
+        count: int = 1,
+        source: int = 0,
+        length: int = 1,
+        whole: bool = False,
     ) -> list[str]:
         """Who answered, of `count` datagrams of `length` bytes from a connected socket each.
 
-        Connected: an answer from elsewhere is not received, a refusal raises ECONNREFUSED.
+        `whole`: the whole answer. Connected: an answer from elsewhere is not received, a
+        refusal raises ECONNREFUSED.
         """
         answers = []
         for _ in range(count):
@@ -241,8 +250,13 @@ class Program:
                 made.bind(("", source))
                 made.connect((address, port))
                 made.send(b"?" * length)
-                answers.append(made.recv(65536).decode().split()[0])
-        return answers
+                answers.append(made.recv(65536).decode())
+        return answers if whole else [answer.split()[0] for answer in answers]
+
+    def do_receive(self, number: int) -> dict[str, Any]:
+        """The next datagram of a quiet socket."""
+        words, origin = self._sockets[number].recvfrom(65536)
+        return {"words": words.decode(), "address": origin[0], "port": origin[1]}
 
     def do_probe(self, number: int, address: str, port: int, ttl: int) -> list[int]:
         """Type and code of the ICMP error that a datagram with this TTL comes back as."""
@@ -255,8 +269,9 @@ class Program:
         poll.register(made, 0)
         if not poll.poll(PATIENCE * 1000):
             raise TimeoutError
-        (_, _, told), *_ = made.recvmsg(1024, 512, socket.MSG_ERRQUEUE)[1]
-        return list(told[5:7])  # struct sock_extended_err
+        told = made.recvmsg(1024, 512, socket.MSG_ERRQUEUE)[1]
+        [error] = [data for _, kind, data in told if kind in (IP_RECVERR, IPV6_RECVERR)]
+        return list(error[5:7])  # struct sock_extended_err
 
     def do_ping(self, address: str, length: int = 56) -> str:
         """Who answers an echo request with all that was in it."""

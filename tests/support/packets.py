@@ -175,6 +175,19 @@ def udp(source: int, destination: int, data: bytes = b"", length: int | None = N
     return struct.pack("!HHHH", source, destination, length, 0) + data
 
 
+def udp_between(
+    client: IPv4Address | IPv6Address,
+    server: IPv4Address | IPv6Address,
+    source: int,
+    destination: int,
+    data: bytes,
+) -> bytes:
+    """With its checksum, for those that read it."""
+    pseudo = client.packed + server.packed + struct.pack("!II", 8 + len(data), 17)
+    blank = udp(source, destination, data)
+    return blank[:6] + struct.pack("!H", checksum(pseudo + blank) or 0xFFFF) + data
+
+
 def arp(
     operation: int,
     sender_mac: bytes,

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +21,7 @@ from anyport.distributor.peers import peers
 from anyport.distributor.programmer import Programmer
 from anyport.errors import RegistryError
 from anyport.kernel.abi import ConnectionState
-from anyport.kernel.connections import ConnectionRow
+from anyport.kernel.connections import ConnectionRow, now_ns
 from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.netlink import Interface
 from anyport.model import Candidacy, Claim, Definition, Distributing, PortKey, Protocol
@@ -385,8 +384,8 @@ class Distributor:
 
     def live_connections(self) -> Iterator[ConnectionRow]:
         """Of the connection table, without what is over as far as the client's packets tell."""
-        now = time.clock_gettime(time.CLOCK_MONOTONIC)
-        return (c for c in self._kernel.connections() if self._is_live(c, now - c.seen_ns / 1e9))
+        now = now_ns()
+        return (c for c in self._kernel.connections() if self._is_live(c, (now - c.seen_ns) / 1e9))
 
     def _is_live(self, connection: ConnectionRow, idle_seconds: float) -> bool:
         office = self.offices.get(connection.vip)

@@ -39,6 +39,11 @@ class ConnectionRow:
     seen_ns: int
 
 
+def now_ns() -> int:
+    """CLOCK_MONOTONIC to the tick, as the packet program counts silence."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> abi.TICK_SHIFT << abi.TICK_SHIFT
+
+
 def buckets(connections: int) -> int:
     """How many hold as many connections, of which one in 250 then finds no room."""
     page = abi.PAGE_BUCKETS * abi.BUCKET_WAYS
@@ -61,7 +66,7 @@ class ConnectionTable:
         One in the place of another that is given up while it is read may be
         shown with the other's ports or client: it is no packet's way.
         """
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> abi.TICK_SHIFT
+        now = now_ns() >> abi.TICK_SHIFT
         for values in self._buckets():
             for word, life, client_port, port, client in _ENTRY.iter_unpack(values):
                 if word & abi.WORD_USED:
