@@ -300,6 +300,14 @@ class Program:
         self._sockets[self._number] = made
         return [self._number]
 
+    def do_wire_out(self, interface: str) -> list[int]:
+        """Sees none."""
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        made.bind((interface, 0))
+        self._number += 1
+        self._sockets[self._number] = made
+        return [self._number]
+
     def do_send(self, number: int, frame: str) -> None:
         self._sockets[number].send(bytes.fromhex(frame))
 
