@@ -65,7 +65,7 @@ class Tap:
         self._marks += 1
         mark = ethernet(self._mac, self._cluster.mac("client"), MARK, bytes([self._marks]) * 46)
         send(self._cluster, "client", mark)
-        found = []
+        found: list[ToVip] = []
         while True:
             frame = bytes.fromhex(self._program.do("frame", number=self._wire))
             if frame == mark:

@@ -82,14 +82,14 @@ def sockets(cluster: LabCluster, node: str, state: str, port: int) -> int:
     return len(shown.splitlines())
 
 
-def accepted(cluster: LabCluster, port: int) -> tuple[Opened, Opened]:
-    """Both ends of a connection, the client's and the server's, to one of two targets by turns."""
+def accepted(cluster: LabCluster, port: int) -> list[tuple[Opened, Opened]]:
+    """Both ends of connections, the client's and the server's: so many by turns that no later
+    packet of all of them goes right by chance."""
     listeners = listen(cluster, TURNS, port, quiet=True)
-    near = cluster.client.connect_quietly(TURNS, port)
-    [host] = [host for host in HOSTS if sockets(cluster, host, "established", port)]
-    far = listeners[host].accept()
-    assert far.port == near.port
-    return near, far
+    opened = [cluster.client.connect_quietly(TURNS, port) for _ in range(8)]
+    near = {connection.port: connection for connection in opened}
+    far = [listener.accept() for listener in listeners.values() for _ in range(4)]
+    return [(near[connection.port], connection) for connection in far]
 
 
 def exchange(near: Opened, far: Opened) -> None:
@@ -190,24 +190,25 @@ def test_mptcp_in_turns(cluster: LabCluster, client_mptcp: bool) -> None:
 
 def test_both_close_at_once(cluster: LabCluster) -> None:
     """Neither FIN is answered before the other is sent (RFC 9293, figure 13)."""
-    near, far = accepted(cluster, 90)
-    exchange(near, far)
+    pairs = accepted(cluster, 90)
     with dropped(cluster, "client", "output", "tcp dport 90"):
-        near.finish()
-        far.finish()
-        eventually(lambda: sockets(cluster, "client", "closing", 90), "CLOSING at the client")
-        assert sockets(cluster, far.program.node, "fin-wait-1", 90) == 1
-    assert (near.read(1), far.read(1)) == ("", "")
-    for node in ("client", far.program.node):
-        eventually(
-            lambda node=node: sockets(cluster, node, "time-wait", 90),  # type: ignore[misc]
-            f"the end at {node}",
-        )
+        for near, far in pairs:
+            near.finish()
+            far.finish()
+        eventually(lambda: sockets(cluster, "client", "closing", 90) == 8, "CLOSING at the client")
+        assert [sockets(cluster, host, "fin-wait-1", 90) for host in HOSTS] == [4, 4]
+    for near, far in pairs:
+        assert (near.read(1), far.read(1)) == ("", "")
+    waiting = {"client": 8, "host1": 4, "host2": 4}
+    eventually(
+        lambda: {node: sockets(cluster, node, "time-wait", 90) for node in waiting} == waiting,
+        "the end at either side",
+    )
 
 
-def test_half_closed_either_way(cluster: LabCluster) -> None:
-    for port, closes_first in ((91, 0), (92, 1)):
-        ends = accepted(cluster, port)
+@pytest.mark.parametrize("closes_first", [0, 1], ids=["client", "target"])
+def test_half_closed_either_way(cluster: LabCluster, closes_first: int) -> None:
+    for ends in accepted(cluster, 91):
         closed, talking = ends[closes_first], ends[1 - closes_first]
         closed.finish()
         assert talking.read(1) == ""
@@ -221,14 +222,13 @@ def test_half_closed_either_way(cluster: LabCluster) -> None:
 @pytest.mark.parametrize("resets", [0, 1], ids=["client", "target"])
 def test_reset_by_either_side(cluster: LabCluster, resets: int) -> None:
     """The other hears of it, and the same client port connects again at once."""
-    for port in (93, 94):
-        ends = accepted(cluster, port)
+    for ends in accepted(cluster, 92):
         exchange(*ends)
         ends[resets].abort()
         with pytest.raises(ConnectionResetError):
             ends[1 - resets].read(1)
         ends[1 - resets].close()
-        cluster.client.connect_quietly(TURNS, port, ends[0].port)
+        cluster.client.connect_quietly(TURNS, 92, ends[0].port)
 
 
 # ---- what the distributor does not know ----

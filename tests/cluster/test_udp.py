@@ -52,21 +52,21 @@ def test_a_server_on_a_wildcard_answers_from_the_vip(
     assert set(answered) == set(HOSTS)
 
 
-@pytest.mark.parametrize("vip", [VIP, VIP6])
+@pytest.mark.parametrize("vip", [ENUMERATED, ENUMERATED6])
 def test_a_server_with_a_socket_for_each_client(cluster: LabCluster, vip: str) -> None:
     """Bound to the VIP as well, and connected: its client's datagrams come there, others not."""
+    servers = {h: cluster[h].bind_udp(vip, 53, quiet=True, reuse_address=True) for h in HOSTS}
+    cluster.await_targets(53, set(HOSTS), "udp", vip)
+    for host, server in servers.items():
+        cluster[host].begin("answer_apart", number=server.number)
+    first = {source: cluster.client.ask_udp(vip, 53, source=source) for source in (30001, 30002)}
     for host in HOSTS:
-        cluster[host].bind_udp(vip, 4433, reuse_address=True)
-    cluster.await_targets(4433, set(HOSTS), "udp", vip)
-    [host] = cluster.client.ask_udp(vip, 4433, source=30000)
-    server = cluster.extra(host).bind_udp(vip, 4434, quiet=True, reuse_address=True)
-    cluster.await_targets(4434, {host}, "udp", vip)
-    server.program.begin("answer_apart", number=server.number)
-    asked = {"address": vip, "port": 4434}
-    assert cluster.client.do("ask_udp", source=30001, **asked) == [host]
-    server.program.end("answer_apart")
-    assert cluster.client.do("ask_udp", source=30001, whole=True, **asked) == [f"{host} apart ?"]
-    assert cluster.client.do("ask_udp", source=30002, whole=True, **asked) == [f"{host} ?"]
+        cluster[host].end("answer_apart")
+    assert sorted(first.values()) == [["host1"], ["host2"]]
+    for source, [host] in first.items():
+        asked = {"address": vip, "port": 53, "count": 3, "source": source, "whole": True}
+        assert cluster.client.do("ask_udp", **asked) == [f"{host} apart ?"] * 3
+    assert set(cluster.client.ask_udp(vip, 53, 2)) == set(HOSTS)
 
 
 @pytest.mark.parametrize("vip", [TURNS, TURNS6])
