@@ -43,11 +43,6 @@ def cluster() -> Iterator[LabCluster]:
         yield cluster
 
 
-def figure(cluster: LabCluster, verdict: str) -> float:
-    figures = cluster.figures(cluster.distributor())
-    return sum(n for name, n in figures.items() if f'verdict="{verdict}"' in name)
-
-
 def test_connections_datagrams_and_unique_ports_through_xdp(cluster: LabCluster) -> None:
     assert cluster.noun("status", "host1")["hook"] == {"name": "xdp", "why": "configured"}
     opened = {host: cluster[host].listen(VIP) for host in HOSTS}
@@ -56,9 +51,9 @@ def test_connections_datagrams_and_unique_ports_through_xdp(cluster: LabCluster)
         cluster[host].bind_udp(VIP, 53)
     cluster.await_targets(80, HOSTS)
     cluster.await_targets(53, HOSTS, "udp")
-    before = figure(cluster, "selected")
+    before = cluster.packets(cluster.distributor(), "selected")
     assert set(cluster.client.fetch(VIP, 80, 60)) == HOSTS
-    assert figure(cluster, "selected") == before + 60
+    assert cluster.packets(cluster.distributor(), "selected") == before + 60
     assert set(cluster.client.ask_udp(VIP, 53, 60)) == HOSTS
     for host, listener in opened.items():
         cluster.await_targets(listener.port, {host})

@@ -196,28 +196,20 @@ def test_what_closed_while_the_daemon_was_away_is_told(cluster: LabCluster) -> N
     cluster.await_targets(80, set())
 
 
-def packets(cluster: LabCluster, host: str, verdict: str) -> float:
-    return sum(
-        value
-        for name, value in cluster.figures(host).items()
-        if name.startswith("anyport_packets_total") and f'"{verdict}"' in name
-    )
-
-
 def test_fragments_reach_the_target_of_their_flow(cluster: LabCluster) -> None:
     """Small datagrams and fragmented ones of a flow are answered by one host."""
     distributor = cluster.distributor()
     for host in HOSTS:
         cluster[host].bind_udp(VIP, 5353)
     cluster.await_targets(5353, set(HOSTS), "udp")
-    before = packets(cluster, distributor, "fragment")
+    before = cluster.packets(distributor, "fragment")
     answered = set()
     for source in range(20000, 20012):
         [host] = cluster.client.ask_udp(VIP, 5353, source=source)
         assert cluster.client.ask_udp(VIP, 5353, source=source, length=4000) == [host]
         answered.add(host)
     assert len(answered) > 1
-    assert packets(cluster, distributor, "fragment") == before + 12 * 2
+    assert cluster.packets(distributor, "fragment") == before + 12 * 2
     with pytest.raises(ConnectionRefusedError):
         cluster.client.ask_udp(VIP, 5354, length=4000)
 
@@ -228,13 +220,13 @@ def test_what_another_host_sends_on_is_not_sent_on_again(cluster: LabCluster) ->
     other = next(host for host in HOSTS if host != distributor)
     cluster[other].listen(VIP, 8080)
     cluster.await_targets(8080, {other})
-    selected = packets(cluster, distributor, "selected")
-    before = packets(cluster, distributor, "distributed")
+    selected = cluster.packets(distributor, "selected")
+    before = cluster.packets(distributor, "distributed")
     [wire] = cluster[other].do("wire", interface="eth0")
     packet = ipv4(IPv4Address(cluster.address("client")), IPv4Address(VIP), 6, tcp(20000, 8080))
     frame = ethernet(cluster.mac(distributor), cluster.mac(other), 0x0800, packet)
     cluster[other].do("send", number=wire, frame=frame.hex())
     eventually(
-        lambda: packets(cluster, distributor, "distributed") == before + 1, "the SYN to be counted"
+        lambda: cluster.packets(distributor, "distributed") == before + 1, "the SYN to be counted"
     )
-    assert packets(cluster, distributor, "selected") == selected
+    assert cluster.packets(distributor, "selected") == selected

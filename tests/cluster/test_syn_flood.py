@@ -55,9 +55,8 @@ def syn(vip: str, port: int) -> bytes:
 
 def opened_at(cluster: LabCluster, vip: str) -> float:
     """How many SYNs the VIP's distributor has seen."""
-    figures = cluster.figures(cluster.distributor(vip))
-    names = ("selected", "table_full")
-    return sum(figures[f'anyport_packets_total{{verdict="{name}"}}'] for name in names)
+    distributor = cluster.distributor(vip)
+    return sum(cluster.packets(distributor, reason) for reason in ("selected", "table_full"))
 
 
 @pytest.mark.parametrize("vip", [VIP, TURNS])

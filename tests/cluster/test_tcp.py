@@ -258,15 +258,14 @@ def test_a_stray_segment_takes_no_turn(cluster: LabCluster) -> None:
     first = turn(cluster, TURNS, 96)
     distributor = cluster.distributor(TURNS)
     client, vip = IPv4Address(cluster.address("client")), IPv4Address(TURNS)
-    hashed = 'anyport_packets_total{verdict="hashed"}'
-    before = cluster.figures(distributor)[hashed]
+    before = cluster.packets(distributor, "hashed")
     [wire] = cluster.client.do("wire", interface="eth0")
     for port in range(20000, 20003):
         packet = ipv4(client, vip, 6, tcp(port, 96, ACK))
         frame = ethernet(cluster.mac(distributor), cluster.mac("client"), 0x0800, packet)
         cluster.client.do("send", number=wire, frame=frame.hex())
     eventually(
-        lambda: cluster.figures(distributor)[hashed] == before + 3, "the segments to be counted"
+        lambda: cluster.packets(distributor, "hashed") == before + 3, "the segments to be counted"
     )
     assert turn(cluster, TURNS, 96) == first
 

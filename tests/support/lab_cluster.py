@@ -298,6 +298,14 @@ class LabCluster:
         lines = [line for line in shown.stdout.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
+    def packets(self, host: str, reason: str) -> float:
+        """Those that `host`, as a distributor, had a verdict on."""
+        return sum(
+            count
+            for name, count in self.figures(host).items()
+            if name.startswith("anyport_packets_total") and f'reason="{reason}"' in name
+        )
+
     def log(self, host: str) -> str:
         return self.lab.node(host).log.read_text()
 
