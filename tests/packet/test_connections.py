@@ -155,6 +155,13 @@ def test_rst_closes(world: World) -> None:
     assert connection.state is ConnectionState.RESET
 
 
+def test_rst_closes_a_unique_port_s_connection(world: World) -> None:
+    assert world.send(segment(w.UNIQUE), segment(w.UNIQUE, RST)) == ["unique", "unique"]
+    connection = world.connection()
+    assert connection is not None
+    assert connection.state is ConnectionState.RESET
+
+
 def test_a_closed_connection_begins_again(world: World) -> None:
     world.send(segment(w.SHARED), segment(w.SHARED, FIN | ACK), segment(w.SHARED))
     connection = world.connection()
