@@ -29,6 +29,7 @@
 #define WORD_TAG	0xfffffffffffff000ULL
 #define SEEN_BITS	30
 #define TICK_SHIFT	27
+#define TUNNEL_ROWS	512
 #define COMM_LENGTH	16
 #define HANDED_ON	0x616e7970	/* "anyp" */
 #define NO_SLOT		MAX_HOSTS	/* for a host slot: none */
@@ -221,7 +222,7 @@ enum path_kind {
 	PATH_NONE = 0,
 	PATH_LOCAL = 1,
 	PATH_L2 = 2,
-	PATH_IPIP = 3, /* reserved */
+	PATH_IPIP = 3, /* in an outer packet of the family of its address */
 };
 
 /* Of packets; an index, as `enum protocol`. */
@@ -235,7 +236,10 @@ enum family {
 struct hop {
 	struct address address; /* its own, of either family; `::` without a path */
 	__u32 path;		/* enum path_kind */
-	__u32 ifindex;		/* L2: out of here */
+	__u32 ifindex;		/* out of here; IPIP, 0: of the interface it came by */
+	struct address source;	/* IPIP: this host's own, of the family of `address` */
+	__u32 mtu;		/* IPIP: bytes of the largest outer packet; 0: not known */
+	__u32 pad;
 };
 
 /* hosts: slot -> how packets get there, and how many. */
@@ -349,6 +353,33 @@ struct counter {
 /* counters[row of the VIP * COUNTED_SLOTS + host slot] */
 struct counters {
 	struct counter by_verdict[VERDICT_COUNTERS];
+};
+
+/* ---- target.bpf.c: every host that packets may be tunnelled to ---- */
+
+/* tunnel_addresses[address]: what it is to this host; a mask. */
+enum tunnel_role {
+	ROLE_OWN = 1,	      /* its own: outer packets go to it */
+	ROLE_DISTRIBUTOR = 2, /* another host's: outer packets may come from it */
+	ROLE_VIP = 4,	      /* inner packets go to it */
+};
+
+/* tunnel_settings: 0 -> for the maximum segment size that the host announces. */
+struct tunnel_settings {
+	__u32 overhead; /* bytes of an outer header; 0: the MSS is left alone */
+	__u32 pad;
+};
+
+/* tunnel_counters[reason]: packets. */
+enum tunnel_counter {
+	TUNNEL_DECAPSULATED,
+	TUNNEL_MSS_CLAMPED,
+	TUNNEL_DROP_SOURCE,    /* not from a host of the cluster, and for a VIP inside */
+	TUNNEL_DROP_MALFORMED, /* cut off, or lengths that cannot be */
+	TUNNEL_DROP_FRAGMENT,  /* the first part of an outer packet: it was too big on the way */
+	TUNNEL_DROP_ECN,  /* congestion was marked, and the sender would not know (RFC 6040 4.2) */
+	TUNNEL_DROP_ROOM, /* the kernel refused to take the outer header off */
+	TUNNEL_COUNTERS,
 };
 
 #endif

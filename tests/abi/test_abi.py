@@ -27,9 +27,10 @@ COUNTS = {
     "FAMILIES": abi.Family,
     "PROTOCOLS": abi.Protocol,
     "LISTEN_COUNTERS": abi.ListenCounter,
+    "TUNNEL_COUNTERS": abi.TunnelCounter,
     "VERDICT_COUNTERS": abi.Verdict,
 }
-OBJECTS = ["listen", "distribute"]
+OBJECTS = ["listen", "distribute", "target"]
 
 Btf = dict[int, dict[str, Any]]
 

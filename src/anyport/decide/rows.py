@@ -67,12 +67,17 @@ class RouteRow:
 class Hop:
     """How packets of one family get to a host: to `address`, of either family, by `path`.
 
-    `path` is a Path, `ifindex` 0 where the path needs none.
+    `path` is a Path. `ifindex`: the interface it leaves by; 0 where the path needs none, and
+    for IPIP: by the one that the packet came by. For IPIP, `source` is the distributor's own
+    address of the family of `address`, and `mtu` the largest outer packet that the path
+    takes, in bytes; 0: not known.
     """
 
     address: Address | None
     path: int
     ifindex: int = 0
+    source: Address | None = None
+    mtu: int = 0
 
 
 NO_HOP = Hop(None, Path.NONE)

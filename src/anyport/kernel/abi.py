@@ -44,6 +44,7 @@ __all__ = [
     "SELECTION_SLOTS",
     "TICK_SHIFT",
     "TRIAL_MARK",
+    "TUNNEL_ROWS",
     "WORD_PROTOCOL",
     "WORD_TAG",
     "WORD_USED",
@@ -82,6 +83,9 @@ __all__ = [
     "Settings",
     "SocketFlags",
     "TableKey",
+    "TunnelCounter",
+    "TunnelRole",
+    "TunnelSettings",
     "UpkeepRequest",
     "Verdict",
     "Vip",
@@ -102,6 +106,7 @@ WORD_USED = 1 << 11
 WORD_TAG = 0xFFFFFFFFFFFFF000
 SEEN_BITS = 30
 TICK_SHIFT = 27
+TUNNEL_ROWS = 512
 COMM_LENGTH = 16
 NO_SLOT = MAX_HOSTS
 NO_ROW = MAX_VIPS
@@ -293,7 +298,14 @@ class Selection(LittleEndianStructure):
 
 
 class Hop(LittleEndianStructure):
-    _fields_ = (("address", Address), ("path", c_uint32), ("ifindex", c_uint32))
+    _fields_ = (
+        ("address", Address),
+        ("path", c_uint32),
+        ("ifindex", c_uint32),
+        ("source", Address),
+        ("mtu", c_uint32),
+        ("pad", c_uint32),
+    )
 
 
 class Host(LittleEndianStructure):
@@ -396,3 +408,26 @@ class Counter(LittleEndianStructure):
 
 class Counters(LittleEndianStructure):
     _fields_ = (("by_verdict", Counter * len(Verdict)),)
+
+
+# ---- target.bpf.c ----
+
+
+class TunnelRole(enum.IntFlag):
+    OWN = 1
+    DISTRIBUTOR = 2
+    VIP = 4
+
+
+class TunnelSettings(LittleEndianStructure):
+    _fields_ = (("overhead", c_uint32), ("pad", c_uint32))
+
+
+class TunnelCounter(enum.IntEnum):
+    DECAPSULATED = 0
+    MSS_CLAMPED = 1
+    DROP_SOURCE = 2
+    DROP_MALFORMED = 3
+    DROP_FRAGMENT = 4
+    DROP_ECN = 5
+    DROP_ROOM = 6

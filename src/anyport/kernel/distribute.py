@@ -370,7 +370,8 @@ def _key_of(row: int) -> PortKey:
 
 
 def _pack_hop(hop: Hop) -> abi.Hop:
-    return abi.Hop(abi.Address.of(hop.address or _NOWHERE), hop.path, hop.ifindex)
+    address, source = (abi.Address.of(a or _NOWHERE) for a in (hop.address, hop.source))
+    return abi.Hop(address, hop.path, hop.ifindex, source, hop.mtu)
 
 
 def _unpack_host(raw: bytes) -> HostRow:
@@ -384,8 +385,12 @@ def _unpack_host(raw: bytes) -> HostRow:
 
 
 def _unpack_hop(raw: abi.Hop) -> Hop:
-    address = raw.address.unpack()
-    return Hop(None if address == _NOWHERE else address, raw.path, raw.ifindex)
+    return Hop(_known(raw.address), raw.path, raw.ifindex, _known(raw.source), raw.mtu)
+
+
+def _known(raw: abi.Address) -> Address | None:
+    address = raw.unpack()
+    return None if address == _NOWHERE else address
 
 
 def _u32(number: int) -> bytes:

@@ -22,7 +22,7 @@ from anyport.kernel.libbpf import AttachType, Link, Program
 
 _STANDARD = Path("/sys/fs/bpf")
 _BPF_FS_MAGIC = 0xCAFE4A11
-_BY_INTERFACE = {AttachType.TCX_INGRESS, AttachType.XDP}
+_BY_INTERFACE = {AttachType.TCX_INGRESS, AttachType.TCX_EGRESS, AttachType.XDP}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
