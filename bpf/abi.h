@@ -250,6 +250,14 @@ struct host {
 	__u16 pad;
 };
 
+/* learnt_mtus[slot * FAMILIES + family]: what a router on the way to it told. */
+struct learnt_mtu {
+	struct address destination; /* the hop's that it is true of */
+	__u64 until_ns;		    /* CLOCK_BOOTTIME */
+	__u32 mtu;		    /* as struct hop's; 0: nothing was told */
+	__u32 pad;
+};
+
 struct flow {
 	struct address client;
 	struct address vip;
@@ -331,6 +339,8 @@ enum verdict {
 	VERDICT_FRAGMENT,	    /* not the first of its packet: to where that went */
 	VERDICT_FRAGMENT_HELD,	    /* came before it: kept, and lost if that never comes */
 	VERDICT_FRAGMENTS_RELEASED, /* the first, late: put back, those that waited behind it */
+	VERDICT_MTU_LEARNT,	    /* passed up: a router says what fits on the way to a target */
+	VERDICT_TOO_BIG,	    /* for the way to its target: the sender is told */
 	VERDICT_NO_ROUTE,	    /* passed up: the local stack refuses it */
 	VERDICT_OTHER_PROTOCOL,	    /* passed up: neither TCP nor UDP, nor an error about one */
 	VERDICT_DROP_FRAGMENT,	    /* came before the first, and cannot be kept */
@@ -338,9 +348,11 @@ enum verdict {
 	VERDICT_DROP_HEADERS, /* more IPv6 extension headers than are walked */
 	VERDICT_DROP_ICMP,    /* an error that does not tell which connection it is about */
 	VERDICT_DROP_TTL,
-	VERDICT_DROP_NO_PATH, /* the target's address is not known */
-	VERDICT_DROP_TABLE,   /* a table entry points nowhere */
-	VERDICT_DROP_FENCED,  /* not sent here by the host that announced the VIP */
+	VERDICT_DROP_TOO_BIG,	    /* and nobody can be told */
+	VERDICT_DROP_ENCAPSULATION, /* the kernel refused to put it into another packet */
+	VERDICT_DROP_NO_PATH,	    /* the target's address is not known */
+	VERDICT_DROP_TABLE,	    /* a table entry points nowhere */
+	VERDICT_DROP_FENCED,	    /* not sent here by the host that announced the VIP */
 	VERDICT_COUNTERS,
 };
 

@@ -11,9 +11,11 @@ enum action {
 	DROP,
 	ANSWER_ARP, /* back out of the interface it came by */
 	ANSWER_NDP,
-	FORWARD, /* by `hop` */
-	LEAVE,	 /* XDP: to TC, which decides */
-	RELEASE, /* back into the queue, and the held fragments from `waiting` on */
+	FORWARD,	/* by `hop` */
+	ENCAPSULATE,	/* and then by `hop`, if it fits */
+	ANSWER_TOO_BIG, /* to who sent it */
+	LEAVE,		/* XDP: to TC, which decides */
+	RELEASE,	/* back into the queue, and the held fragments from `waiting` on */
 };
 
 struct decision {
@@ -21,8 +23,9 @@ struct decision {
 	__u32 action;  /* enum action */
 	const struct hop *hop;
 	__u16 row;     /* of the VIP that it is for, NO_ROW */
-	__u16 slot;    /* of the target that it is for, NO_SLOT; FORWARD: whose hop it is */
+	__u16 slot;    /* of the target that it is for, NO_SLOT; to whose hop it goes */
 	__u32 waiting; /* RELEASE: as in struct fragment_place */
+	__u32 mtu;     /* ANSWER_TOO_BIG: bytes that would fit */
 };
 
 static __always_inline struct decision decided(enum verdict verdict, enum action action)

@@ -12,6 +12,8 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 #include "counters.h"
+#include "encapsulate.h"
+#include "too_big.h"
 #include "upkeep.h"
 #include "verdict.h"
 
@@ -112,6 +114,20 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	return bpf_redirect_neigh(hop->ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
+/* The outer header alone tells the way: the kernel's own routing is asked. */
+static __always_inline struct decision tunnel(struct __sk_buff *skb, const struct packet *packet,
+					      struct decision decision)
+{
+	decision = judge_size(skb, packet, decision);
+	if (decision.action != ENCAPSULATE)
+		return decision;
+	if (!count_hop(skb, packet) || !encapsulate(skb, packet, decision.hop)) {
+		decision.verdict = VERDICT_DROP_ENCAPSULATION;
+		decision.action = DROP;
+	}
+	return decision;
+}
+
 /* The skb becomes a held fragment, and a clone of it takes its turn at this interface again. */
 static __always_inline void put_back(struct __sk_buff *skb, const struct held_fragment *held)
 {
@@ -163,6 +179,8 @@ int distribute(struct __sk_buff *skb)
 	struct frame frame = frame_of(skb);
 	struct decision decision = decide(&frame, &packet);
 
+	if (decision.action == ENCAPSULATE && decision.hop)
+		decision = tunnel(skb, &packet, decision);
 	count(&decision, frame.length);
 	switch (decision.action) {
 	case ANSWER_ARP:
@@ -171,6 +189,12 @@ int distribute(struct __sk_buff *skb)
 		return answer_ndp(skb, decision.row);
 	case FORWARD:
 		return decision.hop ? forward(skb, &packet, decision.hop) : TC_ACT_SHOT;
+	case ENCAPSULATE:
+		if (!decision.hop)
+			return TC_ACT_SHOT;
+		return bpf_redirect_neigh(decision.hop->ifindex ?: skb->ifindex, NULL, 0, 0);
+	case ANSWER_TOO_BIG:
+		return answer_too_big(skb, &packet, decision.mtu);
 	case RELEASE:
 		return put_all_back(skb, decision.waiting);
 	case DROP:

@@ -16,9 +16,21 @@
 #include "maps.h"
 #include "ndp.h"
 #include "parse.h"
+#include "path_mtu.h"
 #include "peers.h"
 #include "selection.h"
 #include "vips.h"
+
+/* No ARP for an IPv6 packet; and an outer header has two addresses of one family. */
+static __always_inline bool leads_on(const struct hop *hop, const struct packet *packet)
+{
+	bool v4 = is_v4_mapped(&hop->address);
+
+	if (hop->path == PATH_L2)
+		return !v4 || packet->family == IPV4;
+	return v4 ? is_v4_mapped(&hop->source)
+		  : !is_v4_mapped(&hop->source) && !is_unspecified(&hop->source);
+}
 
 static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
 					       const struct packet *packet)
@@ -33,13 +45,17 @@ static __always_inline struct decision send_to(enum verdict verdict, __u32 slot,
 		return decided(verdict, PASS);
 	if (hop->path == PATH_NONE)
 		return decided(VERDICT_DROP_NO_PATH, DROP);
-	if (hop->path != PATH_L2)
+	if (hop->path != PATH_L2 && hop->path != PATH_IPIP)
 		return decided(VERDICT_DROP_TABLE, DROP);
-	if (packet->family == IPV6 && is_v4_mapped(&hop->address))
-		return decided(VERDICT_DROP_NO_PATH, DROP); /* no ARP for an IPv6 packet */
+	if (!leads_on(hop, packet))
+		return decided(VERDICT_DROP_NO_PATH, DROP);
 	if (packet->ttl <= 1)
 		return decided(VERDICT_DROP_TTL, DROP);
-	return (struct decision){.verdict = verdict, .action = FORWARD, .hop = hop};
+	return (struct decision){
+		.verdict = verdict,
+		.action = hop->path == PATH_IPIP ? ENCAPSULATE : FORWARD,
+		.hop = hop,
+	};
 }
 
 /* It may change meanwhile: kind and target, one word, must be of one route. */
@@ -242,6 +258,15 @@ static __always_inline struct decision decide_ours(struct frame *frame, const st
 	return place_first(&key, decision);
 }
 
+/* The local stack's in any case. */
+static __always_inline struct decision decide_other(const struct frame *frame,
+						    const struct packet *packet)
+{
+	if (is_icmp(packet) && hear_of_mtu(frame, packet))
+		return decided(VERDICT_MTU_LEARNT, PASS);
+	return decided(VERDICT_NOT_OURS, PASS);
+}
+
 /* For this VIP, and to its MAC. */
 static __always_inline struct decision decide_vip(struct frame *frame, const struct vip *vip,
 						  const __u8 *source, struct packet *packet)
@@ -259,7 +284,9 @@ static __always_inline struct decision decide_ip(struct frame *frame, struct pac
 	struct vip *vip = find_vip(&packet->flow.vip);
 	struct ethhdr *ethernet = frame->data;
 
-	if (!vip || (void *)(ethernet + 1) > frame->end)
+	if (!vip)
+		return decide_other(frame, packet);
+	if ((void *)(ethernet + 1) > frame->end)
 		return decided(VERDICT_NOT_OURS, PASS);
 	/* To another MAC: another host's; or our own, sent on to a target and seen again. */
 	if (!same_mac(ethernet->h_dest, vip->mac))

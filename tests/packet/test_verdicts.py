@@ -9,10 +9,17 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from anyport.decide.rows import RouteKind, RouteRow
+from anyport.decide.rows import Hop, HostRow, RouteKind, RouteRow
 from anyport.kernel.abi import Verdict
 from anyport.model.definition import Address
-from tests.packet import test_extensions, test_fragments, test_icmp, test_ipv6, test_neighbours
+from tests.packet import (
+    test_extensions,
+    test_fragments,
+    test_icmp,
+    test_ipip,
+    test_ipv6,
+    test_neighbours,
+)
 from tests.packet import world as w
 from tests.packet.cases import OTHER_MAC, Case, check, dropped, fence, on, same
 from tests.packet.world import (
@@ -227,7 +234,13 @@ def routed(vip: Address) -> list[Case]:
         same("TTL 1, the target is here", segment(w.AT_HOME, ttl=1), "selected"),
         same("TTL 1, no route", segment(w.CLOSED, ttl=1), "no_route"),
         dropped("no path to the host", segment(w.TO_NO_PATH), "drop_no_path"),
-        dropped("a path of a later version", segment(w.TO_TUNNEL), "drop_table"),
+        Case(
+            "a path of a later version",
+            segment(w.UNIQUE),
+            "drop_table",
+            DROPPED,
+            setup=lambda world: world.kernel.set_host(w.B, LATER),
+        ),
         # From clients: they send again, to whoever announced the VIP.
         Case("SYN while fenced", segment(w.SHARED), "drop_fenced", DROPPED, setup=fence),
         Case("unique port while fenced", segment(w.UNIQUE), "drop_fenced", DROPPED, setup=fence),
@@ -239,6 +252,10 @@ def routed(vip: Address) -> list[Case]:
             setup=fence,
         ),
     ]
+
+
+LATER = HostRow(Hop(VIP, 4, 1), Hop(VIP, 4, 1), 100)
+"""Both hops by a path that has no name yet."""
 
 
 def spent(description: str, frame: bytes) -> Case:
@@ -388,9 +405,18 @@ def test_each_verdict_has_a_case() -> None:
         test_extensions.CASES,
         test_fragments.CASES,
         test_icmp.CASES,
+        test_ipip.CASES,
+        test_ipip.MTUS,
         test_ipv6.CASES,
         test_neighbours.CASES,
     )
     seen = {case.verdict for cases in tables for case in cases}
-    in_sequence = {"established", "fragment", "fragments_released", "distributed", "table_full"}
+    in_sequence = {
+        "established",
+        "fragment",
+        "fragments_released",
+        "distributed",
+        "table_full",
+        "drop_encapsulation",
+    }
     assert seen | in_sequence == {verdict.name.lower() for verdict in Verdict}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path as PinDirectory
 
 from anyport.decide.rows import MAX_HOSTS, Hop, HostRow, Path, RouteKind, RouteRow
 from anyport.kernel import abi
@@ -28,14 +29,32 @@ ROUTER_MAC = bytes.fromhex("02000000bb01")
 PASSED, DROPPED, REDIRECTED = 0xFFFFFFFF, 2, 7
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 
+SIZE_VERDICTS = {"too_big", "drop_too_big", "drop_encapsulation"}
+"""TC's own, after a target has been chosen."""
+
 # Host slots, by the path to them.
-HERE, A, B, NO_PATH, TUNNEL = range(5)
+HERE, A, B, NO_PATH, TUNNEL, CROSSED = range(6)
 ABSENT = 70
 
 # Ports, by their route.
 SHARED, ONLY_A, TURNS, AT_HOME, FALLBACK, UNIQUE, UNIQUE_HERE = 80, 81, 82, 83, 84, 85, 86
 TO_NO_PATH, TO_TUNNEL, TO_EMPTY_TABLE, TO_ABSENT_HOST, TO_ABSENT_TABLE = 90, 91, 92, 93, 94
-FALLBACK_TO_NONE, CLOSED = 95, 99
+FALLBACK_TO_NONE, TO_CROSSED, CLOSED = 95, 96, 99
+
+
+# The distributor, and targets that are not on its LAN: behind one address or the other.
+OWN, OWN6 = IPv4Address("10.0.0.1"), IPv6Address("fd00::1")
+OUTER, OUTER6 = IPv4Address("10.9.0.5"), IPv6Address("fd00:9::5")
+PATH_MTU = 1500
+
+
+def tunnelled(ipv4: Address, ipv6: Address, mtu: int = PATH_MTU) -> HostRow:
+    """IPv4 packets go in outer ones to the first address, IPv6 packets to the second."""
+    first, second = (
+        Hop(address, Path.IPIP, 1, OWN if address.version == 4 else OWN6, mtu)
+        for address in (ipv4, ipv6)
+    )
+    return HostRow(first, second, 100)
 
 
 def distributed(selection: int, *slots: int) -> RouteRow:
@@ -60,6 +79,7 @@ ROUTES = {
     UNIQUE_HERE: RouteRow(RouteKind.UNIQUE, HERE, mask(HERE)),
     TO_NO_PATH: RouteRow(RouteKind.UNIQUE, NO_PATH, mask(NO_PATH)),
     TO_TUNNEL: RouteRow(RouteKind.UNIQUE, TUNNEL, mask(TUNNEL)),
+    TO_CROSSED: RouteRow(RouteKind.UNIQUE, CROSSED, mask(CROSSED)),
     TO_EMPTY_TABLE: distributed(9, A),
     TO_ABSENT_HOST: RouteRow(RouteKind.UNIQUE, ABSENT, 0),
     TO_ABSENT_TABLE: distributed(5000, A),
@@ -82,9 +102,15 @@ class World:
     """`hook` `xdp`: packets are run through distribute_xdp first, and what that leaves
     through distribute; the outcome is told as TC tells it."""
 
-    def __init__(self, hash_key: int = 7, connections: int = 4096, hook: str = "tc") -> None:
+    def __init__(
+        self,
+        hash_key: int = 7,
+        connections: int = 4096,
+        hook: str = "tc",
+        pins: PinDirectory | None = None,
+    ) -> None:
         self.hook = hook
-        self.kernel = DistributorKernel.load(1, None, connections, hash_key, in_xdp=True)
+        self.kernel = DistributorKernel.load(1, pins, connections, hash_key, in_xdp=True)
         self._set_hosts()
         self._set_selections()
         rows = {(protocol, port): row for port, row in ROUTES.items() for protocol in Protocol}
@@ -109,8 +135,9 @@ class World:
         (row, slot, verdict), (packets, length) = next(iter(moved.items()))
         old = before.get((row, slot, verdict), (0, 0))
         assert (packets - old[0], length - old[1]) == (1, len(frame))
+        name = verdict.name.lower()
         return Outcome(
-            chosen or verdict.name.lower(),
+            name if name in SIZE_VERDICTS else chosen or name,
             action,
             out,
             None if row == abi.NO_ROW else row,
@@ -167,11 +194,12 @@ class World:
             (A, Path.L2, 2),
             (B, Path.L2, 3),
             (NO_PATH, Path.NONE, 4),
-            (TUNNEL, Path.IPIP, 5),
         ):
             ipv4 = Hop(IPv4Address("10.0.0.0") + number, path, 1)
             ipv6 = Hop(IPv6Address("fd00::") + number, path, 1)
             self.kernel.set_host(slot, HostRow(ipv4, ipv6, 100, mac_of(slot)))
+        self.kernel.set_host(TUNNEL, tunnelled(OUTER, OUTER6))
+        self.kernel.set_host(CROSSED, tunnelled(OUTER6, OUTER))
 
     def _set_selections(self) -> None:
         self.kernel.set_selection(0, SelectionMethod.HASH, [A, B] * 100)
@@ -187,6 +215,26 @@ def verdict_in(metadata: bytes) -> str | None:
     handed = abi.HandedOn.from_buffer_copy(metadata)
     assert handed.magic == abi.HANDED_ON
     return abi.Verdict(handed.verdict).name.lower()
+
+
+def in_outer(
+    frame: bytes,
+    destination: Address,
+    source: Address | None = None,
+    *,
+    tos: int = 0,
+    ttl: int = 64,
+) -> bytes:
+    """The frame with its packet inside one to a target (RFC 2003, 2473), from the distributor."""
+    packet, protocol = frame[14:], 4 if frame[14] >> 4 == 4 else 41
+    if isinstance(destination, IPv4Address):
+        own = source if isinstance(source, IPv4Address) else OWN
+        outer = packets.ipv4(own, destination, protocol, packet, tos=tos, ttl=ttl, identification=0)
+        return frame[:12] + b"\x08\x00" + outer
+    own6 = source if isinstance(source, IPv6Address) else OWN6
+    word = 6 << 28 | tos << 20
+    outer = packets.ipv6(own6, destination, protocol, packet, ttl=ttl, version=word)
+    return frame[:12] + b"\x86\xdd" + outer
 
 
 def ip_frame(packet: bytes, destination: bytes = MAC) -> bytes:

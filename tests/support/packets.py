@@ -46,6 +46,7 @@ def ipv4(
     options: bytes = b"",
     fragment: int = DONT_FRAGMENT,
     identification: int = 0x1234,
+    tos: int = 0,
     version: int = 4,
     words: int | None = None,
     total: int | None = None,
@@ -54,7 +55,7 @@ def ipv4(
     """`words`: the header length as stated; `total`: the packet length as stated."""
     words = 5 + len(options) // 4 if words is None else words
     total = 20 + len(options) + len(payload) if total is None else total
-    fields = (version << 4 | words, 0, total, identification, fragment, ttl, protocol)
+    fields = (version << 4 | words, tos, total, identification, fragment, ttl, protocol)
     head = struct.pack("!BBHHHBB", *fields)
     addresses = source.packed + destination.packed + options
     check = checksum(head + b"\0\0" + addresses) ^ wrong_sum

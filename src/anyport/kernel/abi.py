@@ -67,6 +67,7 @@ __all__ = [
     "HandedPort",
     "Hop",
     "Host",
+    "LearntMtu",
     "ListenCounter",
     "ListeningSocket",
     "PathKind",
@@ -317,6 +318,15 @@ class Host(LittleEndianStructure):
     )
 
 
+class LearntMtu(LittleEndianStructure):
+    _fields_ = (
+        ("destination", Address),
+        ("until_ns", c_uint64),
+        ("mtu", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
 class Flow(LittleEndianStructure):
     _fields_ = (
         ("client", Address),
@@ -390,16 +400,20 @@ class Verdict(enum.IntEnum):
     FRAGMENT = 14
     FRAGMENT_HELD = 15
     FRAGMENTS_RELEASED = 16
-    NO_ROUTE = 17
-    OTHER_PROTOCOL = 18
-    DROP_FRAGMENT = 19
-    DROP_MALFORMED = 20
-    DROP_HEADERS = 21
-    DROP_ICMP = 22
-    DROP_TTL = 23
-    DROP_NO_PATH = 24
-    DROP_TABLE = 25
-    DROP_FENCED = 26
+    MTU_LEARNT = 17
+    TOO_BIG = 18
+    NO_ROUTE = 19
+    OTHER_PROTOCOL = 20
+    DROP_FRAGMENT = 21
+    DROP_MALFORMED = 22
+    DROP_HEADERS = 23
+    DROP_ICMP = 24
+    DROP_TTL = 25
+    DROP_TOO_BIG = 26
+    DROP_ENCAPSULATION = 27
+    DROP_NO_PATH = 28
+    DROP_TABLE = 29
+    DROP_FENCED = 30
 
 
 class Counter(LittleEndianStructure):

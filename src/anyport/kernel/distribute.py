@@ -31,6 +31,7 @@ _MAPS = (
     "routes",
     "selections",
     "hosts",
+    "learnt_mtus",
     "connections",
     "table_key",
     "fragments",
