@@ -18,6 +18,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include "abi.h"
+#include "addresses.h"
 
 #define IPV4_FRAGMENT 0x3fff /* MF and the offset; not DF, not the reserved bit */
 #define IPV4_OFFSET   0x1fff /* in 8 bytes */
@@ -82,25 +83,6 @@ struct packet {
 	__be16 check;
 	__u64 choice; /* what choose() returned, here or before in XDP; 0: not yet */
 };
-
-static __always_inline void v4_mapped(struct address *address, __be32 v4)
-{
-	address->words[0] = 0;
-	address->words[1] = 0;
-	address->words[2] = bpf_htonl(0xffff);
-	address->words[3] = v4;
-}
-
-static __always_inline bool is_v4_mapped(const struct address *address)
-{
-	return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
-}
-
-static __always_inline bool same_address(const struct address *a, const struct address *b)
-{
-	return a->words[0] == b->words[0] && a->words[1] == b->words[1] &&
-	       a->words[2] == b->words[2] && a->words[3] == b->words[3];
-}
 
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
