@@ -32,14 +32,19 @@ struct told_mtu {
 };
 
 /* 0: not known. What is learnt belongs to an address: a slot may become another host's. */
+static __always_inline __u32 mtu_of(const struct hop *hop, const struct learnt_mtu *learnt)
+{
+	if (!learnt->mtu || !same_address(&learnt->destination, &hop->address) ||
+	    bpf_ktime_get_boot_ns() >= learnt->until_ns)
+		return hop->mtu;
+	return hop->mtu && hop->mtu < learnt->mtu ? hop->mtu : learnt->mtu;
+}
+
 static __always_inline __u32 path_mtu(const struct hop *hop, __u32 row)
 {
 	struct learnt_mtu *learnt = bpf_map_lookup_elem(&learnt_mtus, &row);
 
-	if (!learnt || !learnt->mtu || !same_address(&learnt->destination, &hop->address) ||
-	    bpf_ktime_get_boot_ns() >= learnt->until_ns)
-		return hop->mtu;
-	return hop->mtu && hop->mtu < learnt->mtu ? hop->mtu : learnt->mtu;
+	return learnt ? mtu_of(hop, learnt) : hop->mtu;
 }
 
 static __always_inline bool is_way_of(const struct hop *hop, const struct told_mtu *told)
@@ -48,18 +53,20 @@ static __always_inline bool is_way_of(const struct hop *hop, const struct told_m
 	       same_address(&hop->source, &told->source);
 }
 
+/* Written in place: a stack that is added to all others has no room for a copy. */
 static __always_inline bool learn_of(const struct hop *hop, __u32 row, const struct told_mtu *told)
 {
-	struct learnt_mtu learnt = {.destination = told->destination, .mtu = told->mtu};
+	struct learnt_mtu *learnt = bpf_map_lookup_elem(&learnt_mtus, &row);
 	__u32 known;
 
-	if (!is_way_of(hop, told))
+	if (!learnt || !is_way_of(hop, told))
 		return false;
-	known = path_mtu(hop, row);
+	known = mtu_of(hop, learnt);
 	if (known && told->mtu > known)
 		return false;
-	learnt.until_ns = bpf_ktime_get_boot_ns() + LEARNT_FOR_NS;
-	bpf_map_update_elem(&learnt_mtus, &row, &learnt, BPF_ANY);
+	learnt->destination = told->destination;
+	learnt->until_ns = bpf_ktime_get_boot_ns() + LEARNT_FOR_NS;
+	learnt->mtu = told->mtu;
 	return true;
 }
 

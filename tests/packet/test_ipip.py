@@ -6,6 +6,7 @@ RFC 2003 and 2473 (the outer header), 6040 (ECN), 1191 and 8201 (the path's MTU)
 
 from __future__ import annotations
 
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -18,11 +19,13 @@ import pytest
 
 from anyport.decide.rows import Hop, HostRow, Path
 from anyport.kernel.abi import LearntMtu
+from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.libbpf import Map
 from anyport.model.definition import Address
 from tests.packet import world as w
 from tests.packet.cases import Case, check, dropped, same
 from tests.packet.test_icmp import ROUTER, ROUTER6
+from tests.packet.wire import Wire
 from tests.packet.world import (
     CLIENT,
     CLIENT6,
@@ -408,3 +411,45 @@ def test_fragments_are_tunnelled_each(
     }
     for frame in frames[vip]:
         assert world.run(frame).out == in_outer(one_hop_on(frame), outer)
+
+
+class Offloading:
+    """At the far end of the LAN, with what is left to do to each packet: packet(7), virtio 5.1.6.
+
+    Bytes 0 to 9: flags, GSO type, header length, GSO size, where the sum begins and lies.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._socket.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR
+        self._socket.bind(("wire", 3))
+        self._socket.settimeout(10)
+
+    def send(self, frame: bytes, gso_size: int = 0) -> None:
+        """TCP without its checksum, and to be segmented if `gso_size` is given."""
+        version = frame[14] >> 4
+        start, kind = (34, 1) if version == 4 else (54, 4)
+        fields = (1, kind if gso_size else 0, start + 20, gso_size, start, 16)
+        self._socket.send(struct.pack("=BBHHHH", *fields) + frame)
+
+    def receive(self) -> tuple[bytes, bytes]:
+        while True:
+            frame, (_, _, kind, _, _) = self._socket.recvfrom(65536)
+            if kind != socket.PACKET_OUTGOING:
+                return frame[:10], frame[10:]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@families
+@pytest.mark.parametrize("gso_size", [0, 1460], ids=["checksum", "segments"])
+def test_nothing_is_left_to_do_to_an_answer(
+    kernel: DistributorKernel, wire: Wire, vip: Address, gso_size: int
+) -> None:
+    """The client's packet still lacked its checksum, or was still to be segmented."""
+    kernel.set_host(w.A, w.tunnelled(OUTER, OUTER6))
+    frame = of_length(4000 if gso_size else 1500, vip, w.SHARED)
+    with closing(Offloading()) as far:
+        far.send(frame, gso_size)
+        assert far.receive() == (bytes(10), told(frame, 1480 if vip == VIP else 1460))

@@ -186,6 +186,28 @@ def test_bulk_in_both_directions(
 
 @pairs
 @outers
+def test_datagrams_that_the_kernel_is_to_cut_apart(
+    network: Network, distributor: DistributorKernel, target: TargetKernel, vip: Address, outer: int
+) -> None:
+    """UDP GSO, udp(7): each stays as long as its sender made it."""
+    set_path(distributor, target, outer, 1500)
+    with network.within("target"):
+        server = socket.socket(family(vip), socket.SOCK_DGRAM)
+    with network.within("client"):
+        client = socket.socket(family(vip), socket.SOCK_DGRAM)
+    with client, server:
+        server.bind((str(vip), PORT))
+        server.settimeout(20)
+        client.connect((str(vip), PORT))
+        client.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT
+        data = os.urandom(5500)
+        client.send(data)
+        received = [server.recv(2000) for _ in range(6)]
+    assert received == [data[start : start + 1000] for start in range(0, 5500, 1000)]
+
+
+@pairs
+@outers
 def test_a_smaller_mtu_on_the_way_is_learnt(
     network: Network, distributor: DistributorKernel, target: TargetKernel, vip: Address, outer: int
 ) -> None:
