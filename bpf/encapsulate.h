@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The outer header of a packet to a target that is not on this LAN (docs/adr/0012):
+ * The outer header of a packet to a target that is not on this LAN (docs/adr/0014):
  * RFC 2003 and RFC 2473, by TC's helpers. What is inside stays as it came, but for
  * its TTL, which the caller counts.
  */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * A target at its LAN interface (docs/adr/0012): what a distributor tunnels to it is
+ * A target at its LAN interface (docs/adr/0014): what a distributor tunnels to it is
  * taken out of its outer packet, without a tunnel device, and goes to the local stack;
  * and the maximum segment size that it announces from a VIP leaves room for the outer
  * header. Everything else passes untouched, an operator's own tunnels among it.

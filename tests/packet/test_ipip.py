@@ -251,6 +251,11 @@ def messages(outer: Address, other: Address, own: Address) -> list[Case]:
         same("of another host", lately(other, 1400), "not_ours"),
         same("of another's packet", lately(outer, 1400, by=other), "not_ours"),
         same("to another address", elsewhere(frame, other), "not_ours"),
+        same(
+            "of another tunnel of this host's",
+            elsewhere(lately(outer, 1400, by=other), other),
+            "not_ours",
+        ),
         same("more than is known", lately(outer, 1501), "not_ours"),
         same("of another type", frame[:kind] + b"\x01" + frame[kind + 1 :], "not_ours"),
         same("of another code", frame[:kind] + b"\x03\x03" + frame[kind + 2 :], "not_ours"),
