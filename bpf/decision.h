@@ -22,10 +22,12 @@ struct decision {
 	__u32 verdict; /* enum verdict */
 	__u32 action;  /* enum action */
 	const struct hop *hop;
-	__u16 row;     /* of the VIP that it is for, NO_ROW */
-	__u16 slot;    /* of the target that it is for, NO_SLOT; to whose hop it goes */
-	__u32 waiting; /* RELEASE: as in struct fragment_place */
-	__u32 mtu;     /* ANSWER_TOO_BIG: bytes that would fit */
+	__u16 row;  /* of the VIP that it is for, NO_ROW */
+	__u16 slot; /* of the target that it is for, NO_SLOT; to whose hop it goes */
+	union {
+		__u32 waiting; /* RELEASE: as in struct fragment_place */
+		__u32 mtu;     /* ANSWER_TOO_BIG: bytes that would fit */
+	};
 };
 
 static __always_inline struct decision decided(enum verdict verdict, enum action action)
