@@ -7,12 +7,14 @@ import os
 import re
 import socket
 from collections.abc import Collection
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from anyport.errors import ConfigError
+from anyport.model import Host, PathWish
 from anyport.model.definition import Address
 
 DEFAULT_PATH = Path("/etc/anyport/anyport.toml")
@@ -26,7 +28,8 @@ class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`address` is where the distributor sends this host's packets; `weight` is its share.
 
     `address6`: the same for IPv6 packets, beside an IPv4 `address`. A host
-    takes part in the VIPs of the families that it has an address of.
+    takes part in the VIPs of the families that it has an address of. `path`:
+    how distributors send packets here, whatever their routes say.
     """
 
     address: str
@@ -34,10 +37,16 @@ class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     weight: int = 100
     address6: str = ""
+    path: PathWish = PathWish.AUTO
 
     @property
     def addresses(self) -> tuple[Address, ...]:
         return tuple(ip_address(text) for text in (self.address, self.address6) if text)
+
+    def described(self) -> Host:
+        address, *others = self.addresses
+        address6 = next((a for a in others if isinstance(a, IPv6Address)), None)
+        return Host(self.name, address, self.weight, address6=address6, path=self.path)
 
     @property
     def versions(self) -> frozenset[int]:
@@ -57,13 +66,15 @@ class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DistributorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The eligible host of lowest `rank` is elected.
+    """The candidate of lowest `rank` is elected.
 
-    `hook`: where packets are met. `xdp` or `tc`; `auto` takes XDP where the
-    interface's driver has it and loses nothing by it (decide/hook.py).
+    `candidate` "auto": for the VIPs that are on-link at the LAN interface, as
+    only there can their packets be taken. `hook`: where packets are met. `xdp`
+    or `tc`; `auto` takes XDP where the interface's driver has it and loses
+    nothing by it (decide/hook.py).
     """
 
-    eligible: bool = True
+    candidate: bool | Literal["auto"] = "auto"
     rank: int = 100
     hook: str = "auto"
 

@@ -26,7 +26,7 @@ def ranked() -> Iterator[LabCluster]:
         sections: dict[str, dict[str, int | bool]] = {
             "host3": {"rank": 10},
             "host2": {"rank": 20},
-            "host1": {"eligible": False, "rank": 1},
+            "host1": {"candidate": False, "rank": 1},
         }
         for host in sections:
             cluster.lab.kill_daemon(host, signal.SIGTERM)
@@ -86,7 +86,7 @@ def neighbour(cluster: LabCluster) -> str:
     return shown[shown.index("lladdr") + 1] if "lladdr" in shown else ""
 
 
-def test_the_lowest_rank_of_the_eligible_distributes(cluster: LabCluster) -> None:
+def test_the_lowest_rank_of_the_candidates_distributes(cluster: LabCluster) -> None:
     assert cluster.distributor() == "host3"
     assert arp_answers(cluster, VIP) == {cluster.mac("host3")}
     assert arp_answers(cluster, "10.77.0.99") == set()

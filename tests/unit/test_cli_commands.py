@@ -32,7 +32,17 @@ ROWS = {
     "/v1/vips": [VIP],
     "/v1/vips/192.0.2.1": VIP,
     "/v1/hosts": [
-        {"host": "a", "address": "10.0.0.1", "weight": 100, "state": "active", "since": "now"}
+        {
+            "host": "a",
+            "address": "10.0.0.1",
+            "weight": 100,
+            "state": "active",
+            "since": "now",
+            "paths": [
+                {"family": "ipv4", "path": "ipip", "address": "10.0.0.1", "mtu": 1500},
+                {"family": "ipv6", "path": "none", "address": None, "mtu": None},
+            ],
+        }
     ],
     "/v1/ports?vip=192.0.2.1": [
         {
@@ -154,8 +164,8 @@ TABLES = [
     ("vip show 192.0.2.1", "vip          192.0.2.1\nports        any\n"),
     (
         "hosts",
-        "host  address   address6  weight  state   since\n"
-        "a     10.0.0.1  -         100     active  now\n",
+        "host  address   address6  weight  state   since  paths\n"
+        "a     10.0.0.1  -         100     active  now    ipv4 ipip 10.0.0.1, ipv6 none\n",
     ),
     ("listeners", "vip  protocol  port  host  specific  user  process\n"),
     (

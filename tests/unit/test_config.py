@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
 
 from anyport.config import load
 from anyport.errors import ConfigError
+from anyport.model import Host, PathWish
 
 MINIMAL = '[host]\nname = "a"\naddress = "10.0.0.1"\ninterface = "eth0"\n'
 
@@ -21,6 +23,12 @@ def test_a_minimal_file_takes_the_defaults(tmp_path: Path) -> None:
     config = load(written(tmp_path, MINIMAL))
     assert (config.host.weight, config.distributor.rank) == (100, 100)
     assert config.registry.endpoints == ()
+
+
+def test_what_a_host_describes_of_itself(tmp_path: Path) -> None:
+    host = load(written(tmp_path, MINIMAL + 'address6 = "fd00::1"\npath = "ipip"\n')).host
+    ipv4, ipv6 = IPv4Address("10.0.0.1"), IPv6Address("fd00::1")
+    assert host.described() == Host("a", ipv4, address6=ipv6, path=PathWish.IPIP)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +52,9 @@ def test_a_host_may_have_an_address_of_either_family_or_both(
         (MINIMAL + "[hosts]\n", "unknown field `hosts`"),
         (MINIMAL + 'weight = "x"\n', "host.weight: expected `int`, got `str`"),
         (MINIMAL + "weight = -1\n", "host.weight -1: allowed are 0-10000"),
+        (MINIMAL + 'path = "l3"\n', "host.path: invalid enum value 'l3'"),
+        (MINIMAL + '[distributor]\ncandidate = "no"\n', "distributor.candidate: invalid enum"),
+        (MINIMAL + "[distributor]\ncandidate = 1\n", "distributor.candidate: expected"),
         (MINIMAL.replace("10.0.0.1", "10.0.0"), "host.address '10.0.0'"),
         (MINIMAL.replace("10.0.0.1", "fe80::1%eth0"), "host.address 'fe80::1%eth0'"),
         (MINIMAL + 'address6 = "10.0.0.1"\n', "host.address6 '10.0.0.1': an IPv6 address"),

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyport.decide.election import elect, next_term
+from anyport.decide.election import elect, next_term, why_no_candidate
 from anyport.model import Candidacy, Definition, Distributing, Host, HostState
 
 VIP = ip_address("192.0.2.10")
@@ -102,3 +104,30 @@ def test_terms_grow(known: list[int], revision: int) -> None:
     assert term >= revision
     assert all(term > k for k in known)
     assert term > 0
+
+
+LAN = frozenset({ip_network("192.0.2.0/24"), ip_network("2001:db8::/64")})
+ELSEWHERE = frozenset({ip_network("10.0.0.0/8"), ip_network("::/0")})
+
+
+@pytest.mark.parametrize(
+    ("wish", "on_link", "why_not"),
+    [
+        ("auto", LAN, None),
+        ("auto", ELSEWHERE, "the VIP is not on-link at its LAN interface"),
+        ("auto", frozenset(), "the VIP is not on-link at its LAN interface"),
+        (True, ELSEWHERE, None),
+        (False, LAN, "its distributor.candidate is false"),
+    ],
+)
+def test_a_candidate_is_where_the_vip_is_on_link_unless_it_is_told_otherwise(
+    wish: Any, on_link: Any, why_not: str | None
+) -> None:
+    assert why_no_candidate(DEFINITION, ALL["a"], wish, on_link) == why_not
+
+
+def test_nobody_is_a_candidate_against_the_definition_or_without_an_address() -> None:
+    allowed = Definition(VIP, hosts=frozenset({"b"}))
+    assert why_no_candidate(allowed, ALL["a"], True, LAN) == "the definition leaves it out"
+    vip6 = Definition(ip_address("2001:db8::10"))
+    assert why_no_candidate(vip6, ALL["a"], True, LAN) == "it has no IPv6 address"

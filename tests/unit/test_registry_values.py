@@ -17,6 +17,7 @@ from anyport.model import (
     HostState,
     Listener,
     Method,
+    PathWish,
     PortBlock,
     PortSet,
     Protocol,
@@ -76,6 +77,12 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
         Host("b", V4, mac=bytes.fromhex("02000000aa01")),
         b'{"v":1,"address":"10.0.0.100","weight":100,"state":"active","since":0.0,'
         b'"instance":"","mac":"02:00:00:00:aa:01"}',
+    ),
+    (
+        HostKey("b"),
+        Host("b", V4, path=PathWish.IPIP),
+        b'{"v":1,"address":"10.0.0.100","weight":100,"state":"active","since":0.0,'
+        b'"instance":"","path":"ipip"}',
     ),
     (LISTENER_KEY, LISTENER, b'{"v":1,"specific":false,"user":"root","process":"named"}'),
     (

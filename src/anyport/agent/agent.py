@@ -13,6 +13,7 @@ from pathlib import Path
 from anyport.agent.blocks import Blocks
 from anyport.agent.definitions import effective, present_distributor
 from anyport.agent.ports import PortPools
+from anyport.agent.tunnel_end import TunnelEnd
 from anyport.config import Config
 from anyport.decide import blocks as block_rules
 from anyport.decide import counts
@@ -51,6 +52,7 @@ class Agent:
         mirror: Mirror,
         publisher: Publisher,
         membership: Membership,
+        tunnel_end: TunnelEnd,
     ) -> None:
         self.host = config.host.name
         self._versions = config.host.versions
@@ -58,6 +60,7 @@ class Agent:
         self._mirror = mirror
         self._publisher = publisher
         self._membership = membership
+        self.tunnel_end = tunnel_end
         self._handout_seconds = config.blocks.quarantine / 2
         self.hosted: dict[Address, Definition] = {}
         self.listeners: dict[ListenerKey, Listener] = {}
@@ -97,6 +100,7 @@ class Agent:
             tasks.create_task(self._every(TICK_SECONDS, self._tick))
             tasks.create_task(self._audits())
             tasks.create_task(self._blocks.run())
+            tasks.create_task(self.tunnel_end.run())
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._kernel.fileno())
@@ -138,6 +142,7 @@ class Agent:
         for vip, why in refused.items():
             self._problem(f"vip {vip}", why)
         await self._remove_vips(before.keys() - self.hosted.keys())
+        self.tunnel_end.host(self.hosted)
         self._blocks.resolve(self.hosted)
         reprogrammed = self._program()
         for vip in self.hosted.keys() - before.keys():

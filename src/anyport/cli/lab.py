@@ -35,16 +35,32 @@ def lab() -> None:
 )
 @click.option("--ports", type=PORTS, help="The VIPs' ports [default: any].")
 @click.option("--method", type=METHOD, help="The VIPs' method [default: hash].")
+@click.option(
+    "--topology",
+    type=click.Choice(["flat", "routed"]),
+    default="flat",
+    show_default=True,
+    help="One LAN; or host1 and host2 on the VIPs' LAN, the other hosts and the client behind a"
+    " router.",
+)
 @_name_option
-def up(hosts: int, vips: tuple[str, ...], ports: str | None, method: str | None, name: str) -> None:
+def up(
+    hosts: int,
+    vips: tuple[str, ...],
+    ports: str | None,
+    method: str | None,
+    topology: str,
+    name: str,
+) -> None:
     """Start a lab; returns when it is ready."""
     if not vips and (ports or method):
         raise UsageError("--ports and --method are a VIP's: give --vip too")
     wish: dict[str, Any] = {"ports": ports or "any", "method": method or "hash"}
     found = _lab(name)
-    found.up(hosts, [{"vip": vip} | wish for vip in vips])
+    found.up(hosts, [{"vip": vip} | wish for vip in vips], routed=topology == "routed")
+    others = ", ".join(name for name in ("client", "router") if name in found.names)
     on = f"VIP {', '.join(vips)} on " if vips else ""
-    click.echo(f"lab {name} is up: {on}{', '.join(found.hosts)}; and client")
+    click.echo(f"lab {name} is up: {on}{', '.join(found.hosts)}; and {others}")
     click.echo(f"try: anyport lab exec{_naming(name)} host1 -- anyport status")
 
 

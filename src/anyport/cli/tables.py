@@ -52,6 +52,8 @@ def cell(value: Any) -> str:
             return "yes" if value else "no"
         case [{"host": _}, *_]:
             return ", ".join(map(_target, value))
+        case [{"family": _}, *_]:
+            return ", ".join(map(_path, value))
         case list():
             return ", ".join(map(cell, value)) or "-"
         case dict():
@@ -63,6 +65,11 @@ def _target(target: Row) -> str:
     """`host1 (100, 12)`: weight and connections; the latter where they are known."""
     known = [target.get("weight"), target.get("connections")]
     return f"{target['host']} ({', '.join(cell(n) for n in known if n is not None)})"
+
+
+def _path(path: Row) -> str:
+    """`ipv4 ipip 10.1.0.3`: where a path has an end, it is shown."""
+    return " ".join(filter(None, (path["family"], path["path"], path["address"])))
 
 
 def _nested(value: Any) -> list[Mapping[str, Any]]:

@@ -11,12 +11,13 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
-from ipaddress import IPv6Address, ip_address
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from anyport import __version__
 from anyport.agent.agent import Agent
+from anyport.agent.tunnel_end import TunnelEnd
 from anyport.config import Config, load
 from anyport.daemon import machine, packet_program, state
 from anyport.daemon.api import Server, application
@@ -29,7 +30,9 @@ from anyport.errors import AnyportError, RegistryError, single_cause
 from anyport.kernel.features import cgroup2_mount, require_kernel
 from anyport.kernel.listen import ListenKernel
 from anyport.kernel.netlink import Interface
+from anyport.kernel.routes import Routes
 from anyport.kernel.sysctl import set_sysctls
+from anyport.kernel.target import TargetKernel
 from anyport.metrics import collector
 from anyport.model import Host
 from anyport.registry import embedded
@@ -120,13 +123,22 @@ class Daemon:
         packets, hook = await packet_program.attach(config, self._interface, HASH_KEY)
         self._spawn(self._mirror.run())
         self._spawn(self._membership.run())
+        tunnels = TargetKernel.attach(self._interface.index, pins)
+        routes = Routes(self._interface.index, config.host.addresses)
         agent = Agent(
-            config, listen, self._registry, self._mirror, self._publisher, self._membership
+            config,
+            listen,
+            self._registry,
+            self._mirror,
+            self._publisher,
+            self._membership,
+            TunnelEnd(config.host.described(), tunnels, self._mirror, routes),
         )
         distributor = Distributor(
             config,
             packets,
             self._interface,
+            routes,
             self._registry,
             self._mirror,
             self._publisher,
@@ -134,7 +146,7 @@ class Daemon:
         )
         await self._ready_or_failed(agent.start())
         await self._ready_or_failed(distributor.start())
-        for task in (self._publisher.run(), agent.run(), distributor.run()):
+        for task in (routes.run(), self._publisher.run(), agent.run(), distributor.run()):
             self._spawn(task)
         rows = Rows(self._mirror.cluster, agent, distributor)
         counters = CounterRows(packets, listen.counters, rows.host_of)
@@ -155,6 +167,7 @@ class Daemon:
             await self._end_tasks()
             listen.close()
             packets.close()
+            tunnels.close()
 
     def _spawn(self, task: Any) -> None:
         self._tasks.append(asyncio.create_task(task))
@@ -190,16 +203,8 @@ class Daemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _describe(self, instance: str) -> Host:
-        host = self._config.host
-        return Host(
-            host.name,
-            ip_address(host.address),
-            host.weight,
-            since=time.time(),
-            instance=instance,
-            address6=IPv6Address(host.address6) if host.address6 else None,
-            mac=self._interface.mac,
-        )
+        host = self._config.host.described()
+        return replace(host, since=time.time(), instance=instance, mac=self._interface.mac)
 
     def _cgroup(self) -> Path:
         """require_kernel() has seen that there is a cgroup2 mount."""

@@ -15,6 +15,7 @@ from anyport.config import Config, load
 from anyport.daemon import machine, state
 from anyport.errors import AnyportError, KernelError
 from anyport.kernel import clsact, loader, netlink
+from anyport.kernel.clsact import Filter
 from anyport.kernel.sysctl import ReservedPorts, restore_sysctls
 from anyport.model.definition import Address
 from anyport.registry import embedded
@@ -37,7 +38,7 @@ def detach(path: Path) -> list[Address]:
 async def _detach(config: Config) -> list[Address]:
     """The VIPs go before the programs that refuse what must not be reached on them (R8)."""
     pins = Path(config.daemon.pins)
-    await _stop_distributing(config.host.interface, pins)
+    await _detach_programs(config.host.interface, pins)
     vips = sorted(await netlink.vips_on_lo(), key=lambda vip: (vip.version, vip.packed))
     for vip in vips:
         await netlink.delete_vip(vip)
@@ -49,11 +50,15 @@ async def _detach(config: Config) -> list[Address]:
     return vips
 
 
-async def _stop_distributing(interface: str, pins: Path) -> None:
+async def _detach_programs(interface: str, pins: Path) -> None:
+    """Those at the interface; TCX links go with their pins."""
     for program in ("distribute_xdp", "distribute"):
         loader.detach(loader.link_pin(pins, program))
     try:
-        clsact.detach((await netlink.interface(interface)).index)
+        index = (await netlink.interface(interface)).index
     except KernelError as error:
         if error.errno != errno.ENODEV:
             raise
+        return
+    for filter in Filter:
+        clsact.detach(index, filter)

@@ -113,7 +113,7 @@ class Operator:
 
         if await self._eventually(holds):
             return None
-        return f"vip {definition.vip} is stored, but no eligible host distributes it yet"
+        return f"vip {definition.vip} is stored, but no candidate distributes it yet"
 
     async def _eventually(self, holds: Callable[[], bool]) -> bool:
         subscription = self._mirror.subscribe()

@@ -12,6 +12,7 @@ from anyport.agent.agent import Agent
 from anyport.agent.definitions import present_distributor
 from anyport.decide import blocks as block_rules
 from anyport.decide import routes as route_rules
+from anyport.decide.rows import Path
 from anyport.distributor.distributor import Distributor
 from anyport.errors import UsageError
 from anyport.kernel import sock_diag
@@ -60,9 +61,23 @@ class Rows:
                 "address6": str(host.address6) if host.address6 else None,
                 "weight": host.weight,
                 "state": host.state.value,
+                "paths": self._paths(host.name),
                 "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(host.since)),
             }
             for _, host in sorted(self._cluster.hosts.items())
+        ]
+
+    def _paths(self, host: str) -> list[Row]:
+        """From this host to it, whether this one distributes or not."""
+        return [
+            {
+                "family": f"ipv{version}",
+                "path": Path(choice.hop.path).name.lower(),
+                "address": str(choice.hop.address) if choice.hop.address else None,
+                "mtu": choice.hop.mtu or None,
+                "why": choice.why,
+            }
+            for version, choice in self._distributor.choices.get(host, {}).items()
         ]
 
     def listeners(self, only: Address | None) -> list[Row]:

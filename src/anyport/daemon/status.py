@@ -13,6 +13,7 @@ from anyport.config import Config
 from anyport.daemon.counters import CounterRows
 from anyport.decide.hook import Hook
 from anyport.distributor.distributor import Distributor
+from anyport.distributor.hops import path
 from anyport.errors import KernelError
 from anyport.kernel import netlink
 from anyport.kernel.distribute import DistributorKernel
@@ -64,6 +65,11 @@ class Status:
             "listeners": len(self._agent.listeners),
             "packets": self._counters.summary(),
             "vips": vips,
+            "paths": [
+                {"host": name} | {f"ipv{v}": f"{path(c)}: {c.why}" for v, c in chosen.items()}
+                for name, chosen in sorted(self._distributor.choices.items())
+            ],
+            "tunnel_overhead": self._agent.tunnel_end.overhead,
         }
 
     def _vip(self, vip: Address) -> dict[str, Any]:
@@ -72,10 +78,13 @@ class Status:
         concerned = definition.allows(self._agent.host) and vip.version in self._versions
         holds = distributing is not None and distributing.definition == definition
         free = self._agent.pools.free(vip)
+        why_not = self._distributor.why_no_candidate(definition)
         return {
             "vip": str(vip),
             "distributor": distributing.host if distributing else None,
             "distributing_here": vip in self._distributor.offices,
+            "candidate": why_not is None,
+            "no_candidate_because": why_not,
             "free_ports": free,
             "ready": holds and (not concerned or self._agent.is_ready(vip)),
         }
@@ -124,7 +133,7 @@ class Status:
                 for address in host.addresses
             ),
             (
-                self._packets.attached(),
+                self._packets.attached() and self._agent.tunnel_end.attached(),
                 f"interface {lan.name}: the packet program is not attached; restart anyport",
             ),
             *((False, f"vip {vip}: not on lo; it comes back within a minute") for vip in absent),

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
 
 from anyport.model import Candidacy, Definition, Distributing, Host, HostState
+
+Network = IPv4Network | IPv6Network
 
 
 def elect(
@@ -35,6 +39,28 @@ def elect(
     if not candidates:
         return None
     return min(candidates.values(), key=lambda c: (c.rank, *_age(c))).host
+
+
+def why_no_candidate(
+    definition: Definition,
+    host: Host,
+    wish: bool | Literal["auto"],
+    on_link: Collection[Network],
+) -> str | None:
+    """Why `host` is none for the VIP, for its operator; None: it is a candidate.
+
+    `on_link`: the networks at its LAN interface. By itself it is a candidate
+    only for a VIP within one of them: it would announce any other into a LAN
+    where nobody asks for it, and as nobody is preempted, have it for ever.
+    """
+    vip = definition.vip
+    if not definition.allows(host.name):
+        return "the definition leaves it out"
+    if host.address_for(vip.version) is None:
+        return f"it has no IPv{vip.version} address"
+    if wish == "auto" and not any(vip in network for network in on_link):
+        return "the VIP is not on-link at its LAN interface"
+    return None if wish else "its distributor.candidate is false"
 
 
 def next_term(known_terms: Iterable[int], revision: int) -> int:

@@ -13,9 +13,9 @@ from anyport.config import Config
 from anyport.decide import routes as rules
 from anyport.decide.blocks import refuse
 from anyport.decide.definitions import acceptable
-from anyport.decide.election import elect, next_term
+from anyport.decide.election import elect, next_term, why_no_candidate
 from anyport.decide.tables import HostRow
-from anyport.distributor.hops import host_rows
+from anyport.distributor.hops import Choices, all_choices, host_rows, tell_changes
 from anyport.distributor.lan import Lan
 from anyport.distributor.peers import peers
 from anyport.distributor.programmer import Programmer
@@ -24,6 +24,7 @@ from anyport.kernel.abi import ConnectionState
 from anyport.kernel.connections import ConnectionRow, now_ns
 from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.netlink import Interface
+from anyport.kernel.routes import Routes
 from anyport.model import Candidacy, Claim, Definition, Distributing, PortKey, Protocol
 from anyport.model.definition import Address
 from anyport.registry import values
@@ -60,6 +61,7 @@ class Distributor:
         config: Config,
         kernel: DistributorKernel,
         interface: Interface,
+        routes: Routes,
         registry: Registry,
         mirror: Mirror,
         publisher: Publisher,
@@ -69,6 +71,9 @@ class Distributor:
         self._config = config
         self._kernel = kernel
         self._interface = interface
+        self._here = config.host.described()
+        self._routes = routes
+        routes.on_change(self._routes_changed)
         self._registry = registry
         self._mirror = mirror
         self._publisher = publisher
@@ -77,6 +82,7 @@ class Distributor:
         self._subscription = mirror.subscribe()
         self.offices: dict[Address, Office] = {}
         self.problems: dict[str, str] = {}
+        self.choices: Choices = {}
         self._hosts: dict[str, HostRow] = {}
         self._absent: dict[Claim, float] = {}
         self._lan = Lan(interface, lambda vip, why: self._problem(f"vip {vip}", why))
@@ -89,7 +95,7 @@ class Distributor:
         hosts = self._mirror.cluster.hosts.items()
         names = {address: name for name, host in hosts for address in host.addresses}
         self.programmer = Programmer(self._kernel, names)
-        self._hosts = self._host_rows()
+        self._hosts = await self._host_rows()
         self._tell_peers()
         self._stand()
         for (vip, host), mine in self._mirror.cluster.distributing.items():
@@ -123,11 +129,11 @@ class Distributor:
     async def _react(self, touched: Touched) -> None:
         if self._mirror.emptied:
             return  # no wish of the operator's: the agent reports it
-        if touched.definitions:
+        hosts = await self._host_rows() if touched.hosts else self._hosts
+        if touched.definitions or touched.hosts:
             self._stand()
             for vip in touched.definitions - self._mirror.cluster.definitions.keys():
                 self._publisher.delete(str(CandidacyKey(self.host, vip)))
-        hosts = self._host_rows() if touched.hosts else self._hosts
         moved = {vip for vip in self.offices if hosts != self._hosts or vip in touched.claims}
         self._hosts = hosts
         if touched.first:
@@ -149,20 +155,17 @@ class Distributor:
         """Candidate for every VIP whose definition allows this host."""
         for vip, definition in self._definitions().items():
             key = str(CandidacyKey(self.host, vip))
-            if self._eligible(definition):
+            if self.why_no_candidate(definition) is None:
                 value = values.encode(Candidacy(vip, self.host, self._config.distributor.rank, 0))
                 if self._publisher.wanted(key) != value:
                     self._publisher.set(key, value)
             else:
                 self._publisher.delete(key)
 
-    def _eligible(self, definition: Definition) -> bool:
-        config = self._config
-        return (
-            config.distributor.eligible
-            and definition.allows(self.host)
-            and definition.vip.version in config.host.versions
-        )
+    def why_no_candidate(self, definition: Definition) -> str | None:
+        """None: this host is one."""
+        wish = self._config.distributor.candidate
+        return why_no_candidate(definition, self._here, wish, self._routes.on_link)
 
     async def _elections(self, vips: Iterable[Address]) -> None:
         if not self._membership.is_seen_in(self._mirror.cluster):
@@ -302,8 +305,19 @@ class Distributor:
         }
         self.programmer.change(vip, definition.method, routes, self._hosts)
 
-    def _host_rows(self) -> dict[str, HostRow]:
-        return host_rows(self._mirror.cluster.hosts, self.host, self._interface.index)
+    async def _host_rows(self) -> dict[str, HostRow]:
+        """Of the hosts as they were before the look-up: those that come meanwhile have a turn
+        of their own."""
+        hosts = dict(self._mirror.cluster.hosts)
+        await self._routes.know_hosts(hosts)
+        chosen = all_choices(hosts, self._here, self._routes.to, self._interface.index)
+        tell_changes(self.choices, chosen)
+        self.choices = chosen
+        return host_rows(hosts, chosen)
+
+    def _routes_changed(self) -> None:
+        """The paths to hosts, or for which VIPs this one is a candidate."""
+        self._subscription.add(Touched(hosts=set(self._mirror.cluster.hosts)))
 
     def _tell_peers(self) -> None:
         cluster = self._mirror.cluster

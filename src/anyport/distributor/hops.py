@@ -3,24 +3,50 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
-from anyport.decide.rows import NO_HOP, Hop, HostRow, Path
+from anyport.decide.paths import Choice, RouteTo, choices
+from anyport.decide.rows import HostRow, Path
 from anyport.model import Host
 from anyport.model.definition import Address
 
+log = logging.getLogger(__name__)
 
-def host_rows(hosts: Mapping[str, Host], here: str, interface_index: int) -> dict[str, HostRow]:
-    """Of `hosts`, by name, for a distributor named `here` that sends out of the interface."""
+Choices = Mapping[str, Mapping[int, Choice]]
+"""By host, then by IP version."""
 
-    def hop(name: str, address: Address | None) -> Hop:
-        if name == here:
-            return Hop(address, Path.LOCAL)
-        return Hop(address, Path.L2, interface_index) if address else NO_HOP
 
+def all_choices(
+    hosts: Mapping[str, Host], here: Host, routes: Mapping[Address, RouteTo], lan: int
+) -> Choices:
+    """See anyport.decide.paths.choose."""
+    return {name: choices(host, here, routes, lan) for name, host in hosts.items()}
+
+
+def host_rows(hosts: Mapping[str, Host], chosen: Choices) -> dict[str, HostRow]:
+    """Of `hosts`, by name."""
     return {
-        name: HostRow(
-            hop(name, host.address_for(4)), hop(name, host.address_for(6)), host.weight, host.mac
-        )
+        name: HostRow(chosen[name][4].hop, chosen[name][6].hop, host.weight, host.mac)
         for name, host in hosts.items()
     }
+
+
+def tell_changes(before: Choices, now: Choices) -> None:
+    """A line in the log for each path that is not what it was, or whose end is elsewhere."""
+    for host, by_version in now.items():
+        for version, choice in by_version.items():
+            former = before.get(host, {}).get(version)
+            if former is None or _end(former) != _end(choice):
+                log.info("host %s: IPv%d by %s: %s", host, version, path(choice), choice.why)
+
+
+def path(choice: Choice) -> str:
+    """As people read it: `ipip to 10.1.0.3`."""
+    hop = choice.hop
+    word = Path(hop.path).name.lower()
+    return f"{word} to {hop.address}" if hop.path in (Path.L2, Path.IPIP) else word
+
+
+def _end(choice: Choice) -> tuple[int, Address | None]:
+    return choice.hop.path, choice.hop.address

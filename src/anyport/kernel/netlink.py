@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -51,7 +52,7 @@ class Interface:
 
 async def interface(name: str) -> Interface:
     """Raises KernelError (ENODEV) that lists the interfaces there are."""
-    async with _netlink(f"interface {name}") as netlink:
+    async with opened(f"interface {name}") as netlink:
         links = {link.get("ifname"): link async for link in await netlink.link("dump")}
         if name not in links:
             raise KernelError(f"interface {name!r}; there are {_words(links)}", errno.ENODEV)
@@ -65,7 +66,7 @@ async def interface(name: str) -> Interface:
 
 async def has_vlans(index: int) -> bool:
     """Whether there are VLANs on this interface."""
-    async with _netlink("VLANs") as netlink:
+    async with opened("VLANs") as netlink:
         links = [link async for link in await netlink.link("dump")]
     return any(
         link.get("link") == index and link.get(("linkinfo", "kind")) == "vlan" for link in links
@@ -84,7 +85,7 @@ async def delete_vip(vip: Address) -> bool:
 
 async def vips_on_lo() -> frozenset[Address]:
     """Those that `add_vip` put there, in whatever life of the daemon."""
-    async with _netlink("addresses of lo") as netlink:
+    async with opened("addresses of lo") as netlink:
         entries = [a async for a in await netlink.addr("dump", index=_LO)]
     return frozenset(
         _address(a) for a in entries if a.get("label") == _LABEL or a.get("proto") == _ADDED_BY
@@ -93,7 +94,7 @@ async def vips_on_lo() -> frozenset[Address]:
 
 async def address_owner(address: Address) -> str | None:
     """The interface that has `address`; None if none does. `lo` only if no other has it too."""
-    async with _netlink(f"owner of {address}") as netlink:
+    async with opened(f"owner of {address}") as netlink:
         owners = {a["index"] async for a in await netlink.addr("dump") if _address(a) == address}
         if not owners:
             return None
@@ -102,18 +103,25 @@ async def address_owner(address: Address) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def _netlink(what: str) -> AsyncIterator[Any]:
-    """A netlink socket; what the kernel refuses within becomes a KernelError."""
+async def opened(what: str) -> AsyncIterator[Any]:
+    """A netlink socket; what the kernel refuses within becomes a KernelError.
+
+    The kernel itself filters what is dumped (NETLINK_GET_STRICT_CHK).
+    """
     try:
-        async with AsyncIPRoute() as netlink:  # type: ignore[no-untyped-call]
+        async with AsyncIPRoute(strict_check=True) as netlink:  # type: ignore[no-untyped-call]
             yield netlink
     except NetlinkError as error:
         raise KernelError(what, error.code) from None
 
 
+def family(address: Address) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
 async def _change(command: str, vip: Address, settled: int) -> bool:
     try:
-        async with _netlink(f"{command} {vip} on lo") as netlink:
+        async with opened(f"{command} {vip} on lo") as netlink:
             await netlink.addr(command, index=_LO, **_single(vip))
     except KernelError as error:
         if error.errno != settled:

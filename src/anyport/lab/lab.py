@@ -49,13 +49,15 @@ class Lab:
         hosts: int = 3,
         definitions: Sequence[Mapping[str, Any]] = (),
         settings: Settings | None = None,
+        routed: bool = False,
     ) -> None:
         """Returns when every daemon sees every host, and every VIP is served.
 
         `definitions` are what the daemon's POST /v1/vips takes; `settings` are
-        sections of the hosts' configuration. If a step fails nothing is left.
+        sections of the hosts' configuration. `routed`: not all on one LAN (see
+        anyport.lab.network). If a step fails nothing is left.
         """
-        self.build(hosts)
+        self.build(hosts, routed)
         with self._or_down():
             wanted = {"registry": {}, **(settings or {})}
             wanted["registry"] = {**wanted["registry"], "endpoints": self._start_etcd()}
@@ -67,13 +69,13 @@ class Lab:
                 self.client("host1").add_vip(**definition)
             self._await(lambda: self._all_serve(len(definitions)), "the VIPs to be served")
 
-    def build(self, hosts: int = 3) -> None:
+    def build(self, hosts: int = 3, routed: bool = False) -> None:
         """Namespaces, cgroups, directories: all but the processes."""
         if not 1 <= hosts <= MOST_HOSTS:
             raise UsageError(f"{hosts} hosts: allowed are 1-{MOST_HOSTS}")
         self._claim()
         with self._or_down():
-            nodes = self._places.planned(hosts)
+            nodes = self._places.planned(hosts, routed)
             network.build(nodes)
             for node in nodes:
                 node.directory.mkdir()
@@ -123,7 +125,7 @@ class Lab:
 
     @property
     def names(self) -> list[str]:
-        """Of the nodes that there are: hosts by number, `client`, `lan`."""
+        """Of the nodes that there are: hosts by number, `client`, `router`, `lan`."""
         return [node.name for node in self._places.present()]
 
     @property
@@ -180,6 +182,8 @@ class Lab:
                 "address6": node.address6,
                 "interface": node.interface,
             },
+            # On one LAN the client asks for a VIP of any network.
+            "distributor": {} if self._places.routed else {"candidate": True},
             "daemon": {
                 "pins": str(node.pins),
                 "state": str(node.directory / "state"),

@@ -3,7 +3,7 @@
 
 from anyport.model.cluster import Candidacy, Cluster, Distributing
 from anyport.model.definition import ANY, Definition, Method, Ports, PortSet
-from anyport.model.host import Host, HostState
+from anyport.model.host import Host, HostState, PathWish
 from anyport.model.listener import Listener, ListenerKey, Notification, Socket
 from anyport.model.port_block import Claim, PortBlock
 from anyport.model.protocol import Protocol
@@ -23,6 +23,7 @@ __all__ = [
     "ListenerKey",
     "Method",
     "Notification",
+    "PathWish",
     "PortBlock",
     "PortKey",
     "PortSet",

@@ -13,6 +13,14 @@ class HostState(enum.Enum):
     DRAINING = "draining"
 
 
+class PathWish(enum.Enum):
+    """By which path a host wants its packets; AUTO: by what the route to it says."""
+
+    AUTO = "auto"
+    L2 = "l2"
+    IPIP = "ipip"
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """One Linux machine of the cluster, as it describes itself in the registry.
@@ -31,6 +39,7 @@ class Host:
     instance: str = ""
     address6: IPv6Address | None = None
     mac: bytes = b""
+    path: PathWish = PathWish.AUTO
 
     @property
     def addresses(self) -> tuple[Address, ...]:

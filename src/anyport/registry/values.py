@@ -25,6 +25,7 @@ from anyport.model import (
     HostState,
     Listener,
     Method,
+    PathWish,
     PortBlock,
 )
 from anyport.model.definition import (
@@ -76,6 +77,7 @@ class _Host(_Versioned, frozen=True):
     instance: _Word = ""
     address6: _Word | UnsetType = UNSET
     mac: _Mac | UnsetType = UNSET
+    path: PathWish | UnsetType = UNSET
 
 
 class _Listener(_Versioned, frozen=True):
@@ -220,6 +222,7 @@ def _host_mirror(host: Host) -> _Host:
         host.instance,
         UNSET if host.address6 is None else str(host.address6),
         host.mac.hex(":") if host.mac else UNSET,
+        UNSET if host.path is PathWish.AUTO else host.path,
     )
 
 
@@ -227,7 +230,17 @@ def _host(name: str, said: _Host) -> Host:
     address = ip_address(said.address)
     address6 = None if said.address6 is UNSET else IPv6Address(said.address6)
     mac = b"" if said.mac is UNSET else bytes.fromhex(said.mac.replace(":", ""))
-    host = Host(name, address, said.weight, said.state, said.since, said.instance, address6, mac)
+    host = Host(
+        name,
+        address,
+        said.weight,
+        said.state,
+        said.since,
+        said.instance,
+        address6,
+        mac,
+        PathWish.AUTO if said.path is UNSET else said.path,
+    )
     for one in host.addresses:
         if one.is_unspecified or one.is_multicast:
             raise ValueError(f"address {one}: not one of a host")

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kernel.routes, in a network namespace with two interfaces and a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+import pytest
+
+from anyport.decide.paths import RouteTo
+from anyport.kernel.routes import Routes
+from anyport.model import Host
+from tests.support.netns import fresh_netns, run
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+LAN, OTHER = 10, 11
+HERE4, HERE6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")
+GATEWAY4, GATEWAY6 = IPv4Address("192.0.2.254"), IPv6Address("2001:db8::fe")
+NEAR = Host("near", IPv4Address("192.0.2.7"), address6=IPv6Address("2001:db8::7"))
+BESIDE = Host("beside", IPv4Address("198.51.100.7"))
+FAR = Host("far", IPv4Address("203.0.113.7"), address6=IPv6Address("2001:db8:f::7"))
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def namespace() -> Iterator[None]:
+    with fresh_netns():
+        for index, name in ((LAN, "lan0"), (OTHER, "other0")):
+            ip(f"link add {name} index {index} type veth peer name peer-{name}")
+            ip(f"link set {name} up")
+            ip(f"link set peer-{name} up")
+        ip(f"address add {HERE4}/24 dev lan0")
+        ip(f"address add {HERE6}/64 dev lan0 nodad")
+        ip("address add 198.51.100.1/24 dev other0")
+        yield
+
+
+def ip(command: str) -> None:
+    run("ip", *command.split())
+
+
+@asynccontextmanager
+async def watched(*hosts: Host) -> AsyncIterator[tuple[Routes, asyncio.Event]]:
+    """The event is set at each change."""
+    routes, changed = Routes(LAN, [HERE4, HERE6]), asyncio.Event()
+    await routes.know_hosts({host.name: host for host in hosts})
+    routes.on_change(changed.set)
+    running = asyncio.create_task(routes.run())
+    await asyncio.sleep(0)  # to its first wait: its sockets are there
+    try:
+        yield routes, changed
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def next_change(changed: asyncio.Event) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await changed.wait()
+    changed.clear()
+
+
+def test_what_leads_to_each_address() -> None:
+    ip(f"route add 203.0.113.0/24 via {GATEWAY4} mtu 1300")
+    ip(f"route add 2001:db8:f::/64 via {GATEWAY6}")
+    ip("link set other0 mtu 1400")
+
+    async def main() -> None:
+        routes = Routes(LAN, [])
+        nowhere = Host("nowhere", IPv4Address("10.0.0.1"))
+        own = Host("own", HERE4)
+        hosts = (NEAR, BESIDE, FAR, nowhere, own)
+        await routes.know_hosts({host.name: host for host in hosts})
+        assert routes.to == {
+            NEAR.address: RouteTo(LAN, None, 1500),
+            NEAR.address6: RouteTo(LAN, None, 1500),
+            BESIDE.address: RouteTo(OTHER, None, 1400),
+            FAR.address: RouteTo(LAN, GATEWAY4, 1300),
+            FAR.address6: RouteTo(LAN, GATEWAY6, 1500),
+        }
+
+    asyncio.run(main())
+
+
+def test_a_gateway_of_the_other_family_is_one() -> None:
+    ip(f"route add 203.0.113.0/24 via inet6 {GATEWAY6}")
+
+    async def main() -> None:
+        routes = Routes(LAN, [])
+        await routes.know_hosts({"far": FAR})
+        assert routes.to[FAR.address] == RouteTo(LAN, GATEWAY6, 1500)
+
+    asyncio.run(main())
+
+
+def test_what_is_on_link_at_the_interface_alone() -> None:
+    ip(f"route add 203.0.113.0/24 via {GATEWAY4}")
+    ip("route add 10.1.0.0/16 dev lan0")
+
+    async def main() -> None:
+        routes = Routes(LAN, [])
+        await routes.know_hosts({})
+        link_local = ip_network("fe80::/64")
+        expected = {"192.0.2.0/24", "10.1.0.0/16", "2001:db8::/64"}
+        assert routes.on_link - {link_local} == {ip_network(text) for text in expected}
+
+    asyncio.run(main())
+
+
+def test_a_change_of_a_route_is_heard() -> None:
+    async def main() -> None:
+        async with watched(FAR) as (routes, changed):
+            assert routes.to == {}
+            ip(f"route add {FAR.address} via {GATEWAY4}")
+            await next_change(changed)
+            assert routes.to == {FAR.address: RouteTo(LAN, GATEWAY4, 1500)}
+            ip(f"-6 route add {FAR.address6} dev other0")
+            await next_change(changed)
+            assert routes.to[FAR.addresses[1]] == RouteTo(OTHER, None, 1500)
+
+    asyncio.run(main())
+
+
+def test_a_change_of_an_address_or_a_link_is_heard() -> None:
+    async def main() -> None:
+        async with watched(NEAR) as (routes, changed):
+            ip("link set lan0 mtu 1400")
+            await next_change(changed)
+            assert routes.to[NEAR.address].mtu == 1400
+            ip("address add 10.2.0.1/16 dev lan0")
+            await next_change(changed)
+            assert ip_network("10.2.0.0/16") in routes.on_link
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("inner", [4, 41])
+def test_a_router_that_finds_an_outer_packet_too_big_is_believed_ipv4(inner: int) -> None:
+    ip(f"route add {FAR.address} via {GATEWAY4}")
+
+    async def main() -> None:
+        async with watched(FAR) as (routes, changed):
+            outer = ipv4_header(HERE4, IPv4Address(int(FAR.address)), inner)
+            tell_too_big(outer, 1380)
+            await next_change(changed)
+            assert routes.to[FAR.address] == RouteTo(LAN, GATEWAY4, 1380)
+
+    asyncio.run(main())
+
+
+def ipv4_header(source: IPv4Address, destination: IPv4Address, protocol: int) -> bytes:
+    """With DF, of a packet of 1500 bytes."""
+    fields = (0x45, 0, 1500, 0, 0x4000, 64, protocol, 0)
+    return struct.pack("!BBHHHBBH", *fields) + source.packed + destination.packed
+
+
+def tell_too_big(outer: bytes, mtu: int) -> None:
+    """As a router on the LAN does (RFC 792, RFC 1191 4), out of the peer of lan0."""
+    said = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + outer + bytes(8)
+    said = said[:2] + checksum(said) + said[4:]
+    header = bytearray(ipv4_header(GATEWAY4, HERE4, 1))
+    header[2:4] = struct.pack("!H", 20 + len(said))
+    header[10:12] = checksum(bytes(header))
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind(("peer-lan0", 0))
+        wire.send(mac("lan0") + bytes(6) + b"\x08\x00" + header + said)
+
+
+def checksum(data: bytes) -> bytes:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", 0xFFFF - (total & 0xFFFF) - (total >> 16))
+
+
+def mac(interface: str) -> bytes:
+    shown = run("ip", "-brief", "link", "show", "dev", interface)
+    return bytes.fromhex(shown.split()[2].replace(":", ""))
