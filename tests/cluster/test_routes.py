@@ -89,6 +89,19 @@ def test_what_leads_to_each_address() -> None:
     asyncio.run(main())
 
 
+def test_who_asks_while_another_is_answered_waits_for_it() -> None:
+    async def main() -> None:
+        routes = Routes(LAN, [])
+
+        async def ask() -> set[object]:
+            await routes.know_hosts({"near": NEAR})
+            return set(routes.to)
+
+        assert await asyncio.gather(ask(), ask()) == [set(NEAR.addresses)] * 2
+
+    asyncio.run(main())
+
+
 def test_a_gateway_of_the_other_family_is_one() -> None:
     ip(f"route add 203.0.113.0/24 via inet6 {GATEWAY6}")
 

@@ -47,7 +47,8 @@ class Routes:
         """Without those that no route leads to."""
         self.on_link: frozenset[Network] = frozenset()
         self._sources = tuple(sources)
-        self._known: frozenset[Address] = frozenset()
+        self._known: frozenset[Address] | None = None
+        self._looking = asyncio.Lock()
         self._told: list[Callable[[], None]] = []
 
     def on_change(self, tell: Callable[[], None]) -> None:
@@ -56,31 +57,33 @@ class Routes:
     async def know_hosts(self, hosts: Mapping[str, Host]) -> None:
         """The addresses of these, and no others. Raises KernelError."""
         wanted = frozenset(a for host in hosts.values() for a in host.addresses)
-        if wanted != self._known or not self.on_link:
-            self._known = wanted
-            await self._look()
+        async with self._looking:  # else who asks second would go on without an answer
+            if wanted != self._known:
+                self._known = wanted
+                await self._look()
 
     async def run(self) -> None:
         """Until cancelled. Raises KernelError."""
         with RouteNews(self._sources) as news:
             while True:
-                before = self.to, self.on_link
-                await self._look()
-                if (self.to, self.on_link) != before:
-                    for tell in self._told:
-                        tell()
+                async with self._looking:
+                    await self._look()
                 await asyncio.sleep(PAUSE_SECONDS)
                 await news.wait(LOOK_SECONDS)
 
     async def _look(self) -> None:
-        known = self._known
         async with netlink.opened("routes") as kernel:
             mtus = {link["index"]: link.get("mtu") or 0 async for link in await kernel.link("dump")}
-            found = {address: await _route_to(kernel, address, mtus) for address in known}
+            found = {
+                address: await _route_to(kernel, address, mtus) for address in self._known or ()
+            }
             on_link = await _on_link(kernel, self.interface_index)
-        if known == self._known:  # else somebody has looked meanwhile, at more recent ones
-            self.to = {address: route for address, route in found.items() if route}
-            self.on_link = on_link
+        before = self.to, self.on_link
+        self.to = {address: route for address, route in found.items() if route}
+        self.on_link = on_link
+        if (self.to, self.on_link) != before:
+            for tell in self._told:
+                tell()
 
 
 async def _route_to(kernel: Any, address: Address, mtus: Mapping[int, int]) -> RouteTo | None:
