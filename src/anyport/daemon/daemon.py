@@ -124,7 +124,7 @@ class Daemon:
         self._spawn(self._mirror.run())
         self._spawn(self._membership.run())
         tunnels = TargetKernel.attach(self._interface.index, pins)
-        routes = Routes(self._interface.index, config.host.addresses)
+        routes = Routes(self._interface.index)
         agent = Agent(
             config,
             listen,

@@ -7,7 +7,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -36,17 +36,14 @@ _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 class Routes:
     """What leads to each of the addresses that are `known`, and what is on-link at one interface.
 
-    It is looked up anew at each change of a route, a rule, an address or a
-    link, and when a router has said that a tunnelled packet was too big.
+    It is looked up anew at each change of a route, a rule, an address or a link.
     """
 
-    def __init__(self, interface_index: int, sources: Iterable[Address]) -> None:
-        """`sources`: those of this host that outer packets are sent from."""
+    def __init__(self, interface_index: int) -> None:
         self.interface_index = interface_index
         self.to: Mapping[Address, RouteTo] = {}
         """Without those that no route leads to."""
         self.on_link: frozenset[Network] = frozenset()
-        self._sources = tuple(sources)
         self._known: frozenset[Address] | None = None
         self._looking = asyncio.Lock()
         self._told: list[Callable[[], None]] = []
@@ -64,7 +61,7 @@ class Routes:
 
     async def run(self) -> None:
         """Until cancelled. Raises KernelError."""
-        with RouteNews(self._sources) as news:
+        with RouteNews() as news:
             while True:
                 async with self._looking:
                     await self._look()
