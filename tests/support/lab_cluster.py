@@ -97,6 +97,10 @@ class Opened:
         """What comes back for `words` on a connection."""
         return str(self.program.do("say", number=self.number, words=words))
 
+    def echo(self, length: int) -> bool:
+        """Whether so many random bytes come back as they were sent."""
+        return bool(self.program.do("echo", number=self.number, length=length))
+
 
 class Program:
     """A process in a node; what fails there raises OSError with its errno here."""
@@ -383,10 +387,11 @@ def lab_cluster(
     hosts: int = 3,
     definition: Mapping[str, Any] | None = None,
     settings: Settings | None = None,
+    routed: bool = False,
 ) -> Iterator[LabCluster]:
     """`word`: letters and digits, one for each module. Without a definition: any port of VIP."""
     with Lab(f"{word}{os.getpid()}") as lab:
-        lab.up(hosts, [{"vip": VIP} if definition is None else definition], settings)
+        lab.up(hosts, [{"vip": VIP} if definition is None else definition], settings, routed)
         cluster = LabCluster(lab)
         try:
             yield cluster

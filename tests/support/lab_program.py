@@ -229,6 +229,21 @@ class Program:
         self._sockets[number].sendall(f"{words}\n".encode())
         return _line(self._sockets[number])
 
+    def do_echo(self, number: int, length: int) -> bool:
+        """Whether so many random bytes come back as they were; reads while it writes."""
+        made = self._sockets[number]
+        sent = memoryview(os.urandom(length))
+        back, left = bytearray(), sent
+        while len(back) < length:
+            readable, writable, _ = select.select([made], [made] if left else [], [], PATIENCE)
+            if not readable and not writable:
+                raise TimeoutError
+            if writable:
+                left = left[made.send(left[:65536], socket.MSG_DONTWAIT) :]
+            if readable:
+                back += made.recv(1 << 20)
+        return back == sent
+
     def do_ask_udp(
         self,
         address: str,

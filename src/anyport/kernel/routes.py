@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
@@ -20,8 +19,6 @@ from anyport.kernel.netlink import Network
 from anyport.kernel.route_news import RouteNews
 from anyport.model import Host
 from anyport.model.definition import Address
-
-log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 30.0
 """Without news: what the kernel has learnt of a path's MTU ends without any (mtu_expires)."""

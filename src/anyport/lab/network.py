@@ -16,8 +16,10 @@ from anyport.lab.node import CLIENT, LAN, ROUTER, Node, Subnet
 _EVERYWHERE = ("default", "::/0")
 _FORWARDING = (
     "echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"
-    # A target's answers come from the VIP, by another interface than leads to it.
-    " && for one in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$one; done"
+    # A target's answers come from the VIP, by another interface than leads to it; and what route
+    # a host has is the lab's user's to say.
+    " && for one in rp_filter send_redirects; do"
+    " for file in /proc/sys/net/ipv4/conf/*/$one; do echo 0 >$file; done; done"
 )
 
 
