@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from demo.lab import (
     command,
     eventually,
     expect,
+    noun,
     run,
     start,
     status,
@@ -94,7 +96,8 @@ def fetch(count: int, at: str = VIP) -> list[str]:
 
 
 def lab_up(demo: Demo) -> str:
-    anyport("lab", "up", "--name", LAB, "--hosts", "3", "--vip", VIP, "--vip", VIP6)
+    topology = ("--hosts", "3", "--topology", "routed")
+    anyport("lab", "up", "--name", LAB, *topology, "--vip", VIP, "--vip", VIP6)
     return f"3 hosts, one VIP {VIP}, one {VIP6}, no port listed anywhere"
 
 
@@ -122,6 +125,20 @@ def it_returns(demo: Demo) -> str:
     answers = fetch(REQUESTS)
     expect(len(answers) == REQUESTS and set(answers) == set(HOSTS), f"answers: {shares(answers)}")
     return shares(answers)
+
+
+def behind_a_router(demo: Demo) -> str:
+    distributor = noun("vip", "show", VIP)["distributor"]
+    rows = json.loads(run(distributor, "anyport", "hosts", "--json"))
+    paths = {row["host"]: {path["path"] for path in row["paths"]} for row in rows}
+    expect(paths["host3"] == {"ipip"}, f"paths from {distributor}: {paths}")
+    seen = []
+    for method in ("round-robin", "hash"):
+        run("host1", "anyport", "vip", "set", VIP, "--method", method)
+        answers = fetch(90)
+        expect(len(answers) == 90 and "host3" in answers, f"{method}: {shares(answers)}")
+        seen.append(f"{method} {shares(answers)}")
+    return "; ".join(seen)
 
 
 def start_ftp(demo: Demo) -> None:
@@ -222,10 +239,11 @@ def enumerated(demo: Demo) -> str:
 
 
 STEPS: list[tuple[str, Step]] = [
-    ("a lab of three hosts comes up", lab_up),
+    ("a lab of three hosts comes up, one of them behind a router", lab_up),
     (f"nginx on the VIP of each host shares {REQUESTS} requests", share_requests),
     ("one nginx stops: the others take its share", one_stops),
     ("it returns and gets its share again", it_returns),
+    ("of these, host3 is behind a router: IPIP, by either method", behind_a_router),
     (f"passive FTP: {FILES} files of 5 MB up and down", passive_ftp),
     (f"bind(VIP, 0), {EPHEMERAL_ROUNDS} times, each reached on the port it got", any_port),
     ("a wildcard listener is not reachable on the VIP", wildcard_hidden),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -52,6 +53,15 @@ def sleeping(lab: Lab, name: str) -> subprocess.Popen[bytes]:
 ACCEPT = """
 import socket
 socket.create_server(('::', 7), family=socket.AF_INET6, dualstack_ipv6=True).accept()
+"""
+HOPS = """
+import socket, sys
+for address in sys.argv[2:]:
+    family = socket.AF_INET6 if ':' in address else socket.AF_INET
+    level, option = (41, socket.IPV6_UNICAST_HOPS) if ':' in address else (0, socket.IP_TTL)
+    with socket.socket(family, socket.SOCK_STREAM) as made:
+        made.setsockopt(level, option, int(sys.argv[1]))
+        print(made.connect_ex((address, 7)))
 """
 CONNECT = """
 import socket, sys, time
@@ -237,4 +247,21 @@ def test_a_vip_that_the_client_has_is_refused_and_nothing_is_left() -> None:
     done = subprocess.run([*ANYPORT, *words], capture_output=True, text=True)
     assert done.returncode == 2
     assert "a machine on the LAN has it" in done.stderr
+    assert leftovers(lab) == []
+
+
+def test_a_routed_lab_has_a_router_between_its_hosts(lab: Lab) -> None:
+    lab.build(hosts=3, routed=True)
+    assert lab.names == ["host1", "host2", "host3", "client", "router", "lan"]
+    near, far, client = (lab.node(name) for name in ("host1", "host3", "client"))
+    assert (near.address, far.address, client.address) == ("10.77.0.1", "10.77.1.3", "10.77.2.100")
+    addresses = [node.address for node in (far, client)] + [node.address6 for node in (far, client)]
+
+    def reached(hops: str) -> set[str]:
+        """What connect() says, where nobody listens."""
+        return set(lab.run("host1", [sys.executable, "-c", HOPS, hops, *addresses]).stdout.split())
+
+    assert reached("1") == {str(errno.EHOSTUNREACH)}
+    assert reached("2") == {str(errno.ECONNREFUSED)}
+    lab.down()
     assert leftovers(lab) == []
