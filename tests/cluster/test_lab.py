@@ -259,7 +259,11 @@ def test_a_routed_lab_has_a_router_between_its_hosts(lab: Lab) -> None:
 
     def reached(hops: str) -> set[str]:
         """What connect() says, where nobody listens."""
-        return set(lab.run("host1", [sys.executable, "-c", HOPS, hops, *addresses]).stdout.split())
+        return set(
+            lab.run(
+                "host1", [sys.executable, "-c", HOPS, hops, *addresses], timeout=60
+            ).stdout.split()
+        )
 
     assert reached("1") == {str(errno.EHOSTUNREACH)}
     assert reached("2") == {str(errno.ECONNREFUSED)}

@@ -135,13 +135,13 @@ def test_when_the_candidates_are_gone_nobody_else_takes_over(cluster: LabCluster
 
 
 def test_a_host_is_a_candidate_once_the_vip_is_on_link(cluster: LabCluster) -> None:
-    def is_candidate() -> bool:
-        return bool(status_of(cluster, FAR, VIP)["candidate"])
-
-    route(cluster, FAR, "add", f"{VIP}/32", "dev", "eth0")
-    eventually(is_candidate, "host3 to be a candidate")
-    route(cluster, FAR, "del", f"{VIP}/32", "dev", "eth0")
-    eventually(lambda: not is_candidate(), "host3 to be none any more")
+    key = f"/anyport/v1/hosts/{FAR}/candidates/{VIP}"
+    with cluster.watched(f"/anyport/v1/hosts/{FAR}/") as watch:
+        route(cluster, FAR, "add", f"{VIP}/32", "dev", "eth0")
+        watch.until(f"put {key}")
+        assert status_of(cluster, FAR, VIP)["candidate"]
+        route(cluster, FAR, "del", f"{VIP}/32", "dev", "eth0")
+        watch.until(f"delete {key}")
 
 
 def test_an_operator_may_make_it_a_candidate_all_the_same(cluster: LabCluster) -> None:
@@ -196,6 +196,18 @@ def test_much_goes_there_and_comes_back_unchanged(cluster: LabCluster, vip: str)
     cluster[FAR].listen(vip, 80)
     cluster.await_targets(80, {FAR}, vip=vip)
     assert cluster.client.connect(vip, 80).echo(20 * MEGABYTE)
+
+
+@pytest.mark.parametrize(("vip", "headers"), [(VIP, 20 + 20), (VIP6, 40 + 20)])
+def test_the_mss_that_it_announces_fits(cluster: LabCluster, vip: str, headers: int) -> None:
+    """The longest outer header is IPv6's, of 40 bytes; timestamps take 12 of each segment."""
+    assert cluster.noun("status", FAR)["tunnel_overhead"] == 40
+    assert [cluster.noun("status", host)["tunnel_overhead"] for host in CANDIDATES] == [0, 0]
+    for host, outer in ((FAR, 40), (cluster.distributor(vip), 0)):
+        port = cluster[host].listen(vip).port
+        cluster.client.connect(vip, port)
+        shown = cluster.run("client", "ss", "-tinH", "dport", "=", str(port))
+        assert f" mss:{1500 - outer - headers - 12} " in shown
 
 
 @pytest.mark.parametrize(("vip", "header"), [(VIP, 20), (VIP6, 40)])
@@ -262,18 +274,19 @@ def test_a_host_may_wish_for_its_path(cluster: LabCluster) -> None:
 def test_a_takeover_goes_on_with_the_target_behind_the_router(
     cluster: LabCluster, vip: str
 ) -> None:
-    """What the target knows of the next distributor does not wait for its election."""
-    before = cluster.distributor(vip)
+    """Whose daemon does nothing meanwhile: it has known the next distributor beforehand."""
+    before, after = cluster.distributor(vip), other_candidate(cluster, vip)
     cluster[FAR].listen(vip, 80)
     cluster.await_targets(80, {FAR}, vip=vip)
     connection = cluster.client.connect(vip, 80)
-    cluster.lab.kill_daemon(before, signal.SIGTERM)
-    eventually(
-        lambda: cluster.lab.client(FAR).vip(vip)["distributor"] not in (None, before),
-        "the other candidate to take over",
-    )
-    assert connection.say("with the next") == "with the next"
-    assert cluster.client.fetch(vip, 80, 10) == [FAR] * 10
+    with cluster.stopped(FAR):
+        cluster.lab.kill_daemon(before, signal.SIGTERM)
+        eventually(
+            lambda: status_of(cluster, after, vip)["distributing_here"],
+            "the other candidate to take over",
+        )
+        assert connection.say("with the next") == "with the next"
+        assert cluster.client.fetch(vip, 80, 10) == [FAR] * 10
 
 
 @VIPS

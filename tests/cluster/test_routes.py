@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 import pytest
 
 from anyport.decide.paths import RouteTo
+from anyport.kernel.route_news import RouteNews
 from anyport.kernel.routes import Routes
 from anyport.model import Host
 from anyport.model.definition import Address
@@ -33,8 +34,8 @@ def namespace() -> Iterator[None]:
     with fresh_netns():
         for index, name in ((LAN, "lan0"), (OTHER, "other0")):
             ip(f"link add {name} index {index} type veth peer name peer-{name}")
-            ip(f"link set {name} up")
-            ip(f"link set peer-{name} up")
+            ip(f"link set {name} addrgenmode none up")  # its address would be news of its own
+            ip(f"link set peer-{name} addrgenmode none up")
         ip(f"address add {HERE4}/24 dev lan0")
         ip(f"address add {HERE6}/64 dev lan0 nodad")
         ip("address add 198.51.100.1/24 dev other0")
@@ -118,9 +119,29 @@ def test_what_is_on_link_at_the_interface_alone() -> None:
     async def main() -> None:
         routes = Routes(LAN)
         await routes.know_hosts({})
-        link_local = ip_network("fe80::/64")
         expected = {"192.0.2.0/24", "10.1.0.0/16", "2001:db8::/64"}
-        assert routes.on_link - {link_local} == {ip_network(text) for text in expected}
+        assert routes.on_link == {ip_network(text) for text in expected}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"route add {FAR.address} via {GATEWAY4}",
+        f"-6 route add {FAR.address6} via {GATEWAY6}",
+        "address add 10.2.0.1/32 dev other0",
+        "address add 2001:db8:2::1/128 dev other0 nodad",
+        "link set lan0 mtu 1400",
+        "rule add to 10.3.0.0/16 lookup 100",
+        "-6 rule add to 2001:db8:3::/48 lookup 100",
+    ],
+)
+def test_each_kind_of_change_is_news(change: str) -> None:
+    async def main() -> None:
+        with RouteNews() as news:
+            ip(change)
+            assert await news.wait(PATIENCE_SECONDS)
 
     asyncio.run(main())
 

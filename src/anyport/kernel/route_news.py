@@ -10,15 +10,13 @@ from types import TracebackType
 
 from anyport.errors import KernelError
 
-# <linux/rtnetlink.h>: a bit a group
+# <linux/rtnetlink.h>: a bit a group. An address comes and goes with routes.
 _GROUPS = sum(
     1 << group - 1
     for group in (
         1,  # RTNLGRP_LINK
-        5,  # RTNLGRP_IPV4_IFADDR
         7,  # RTNLGRP_IPV4_ROUTE
         8,  # RTNLGRP_IPV4_RULE
-        9,  # RTNLGRP_IPV6_IFADDR
         11,  # RTNLGRP_IPV6_ROUTE
         19,  # RTNLGRP_IPV6_RULE
     )
@@ -52,12 +50,14 @@ class RouteNews:
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
 
-    async def wait(self, seconds: float) -> None:
-        """Until there is news that no earlier call has returned for, or for so long."""
+    async def wait(self, seconds: float) -> bool:
+        """Until there is news that no earlier call has returned for; False: not for so long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._news.wait()
+        heard = self._news.is_set()
         self._news.clear()
+        return heard
 
     def _read(self) -> None:
         """What it is does not matter, and that some was lost (ENOBUFS) neither."""
