@@ -78,13 +78,19 @@ static __always_inline bool step(struct chain *chain, const struct extension *ex
 	return chain->offset <= chain->end;
 }
 
+/* What follows in a fragment that is not the first is no header, whatever it is said to be. */
+static __always_inline bool at_end(const struct chain *chain)
+{
+	return !is_extension(chain->next) || chain->fragment & bpf_htons(IPV6_OFFSET);
+}
+
 /* To the transport header; in a fragment that is not the first, to its Fragment header's end. */
 static __always_inline enum walked walk(const struct frame *frame, struct chain *chain)
 {
 	for (__u32 i = 0; i < EXTENSIONS; i++) {
 		struct extension extension;
 
-		if (!is_extension(chain->next) || chain->fragment & bpf_htons(IPV6_OFFSET))
+		if (at_end(chain))
 			return WALKED;
 		if (!load_next(frame, chain, &extension, sizeof(extension)))
 			return WALK_MALFORMED;
@@ -93,7 +99,7 @@ static __always_inline enum walked walk(const struct frame *frame, struct chain 
 		if (!step(chain, &extension))
 			return WALK_MALFORMED;
 	}
-	return is_extension(chain->next) ? WALK_TOO_LONG : WALKED;
+	return at_end(chain) ? WALKED : WALK_TOO_LONG;
 }
 
 #endif

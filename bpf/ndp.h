@@ -71,6 +71,13 @@ static __always_inline bool find_option(const struct ndp_packet *packet, __u32 r
 	return next == room;
 }
 
+/* Nobody believes an answer to all: RFC 4861 7.1.2. */
+static __always_inline bool is_answer_to_all(const struct ndp_packet *message)
+{
+	return message->type == ND_ADVERTISE && message->flags & bpf_htonl(NA_SOLICITED) &&
+	       message->ip.daddr.s6_addr[0] == 0xff;
+}
+
 /* A solicitation or advertisement to believe, and the option that tells its sender's MAC. */
 static __always_inline bool load_ndp(const struct frame *frame, const struct packet *packet,
 				     struct ndp_packet *message, struct ndp_option *told)
@@ -85,7 +92,9 @@ static __always_inline bool load_ndp(const struct frame *frame, const struct pac
 	if (!load(frame, sizeof(struct ethhdr), message, size))
 		return false;
 	wanted = message->type == ND_SOLICIT ? ND_SOURCE_MAC : ND_TARGET_MAC;
-	return !message->code && !is_v4_mapped(&message->target) && ndp_sum(message) == 0xffff &&
+	if (message->code || is_v4_mapped(&message->target) || is_answer_to_all(message))
+		return false;
+	return ndp_sum(message) == 0xffff &&
 	       find_option(message, size - ND_FIXED_BYTES, wanted, told);
 }
 

@@ -106,6 +106,7 @@ def later(description: str, fragment: int, payload: bytes = bytes(16)) -> Case:
 headers = (DESTINATION_OPTIONS, bytes.fromhex("010400000000"))
 first_chain = chained([headers, (FRAGMENT, bytes.fromhex("000100000007")), headers], 17)
 later_chain = chained([headers, (FRAGMENT, bytes.fromhex("003000000007"))], 17)
+eighth = chained([headers] * 7 + [(FRAGMENT, bytes.fromhex("003000000007"))], DESTINATION_OPTIONS)
 nested = chained([(FRAGMENT, bytes.fromhex("000100000007"))] * 2, 17)
 
 
@@ -142,6 +143,7 @@ IPV6 = [
         "selected",
     ),
     dropped("later, behind other headers", chain_frame(later_chain, bytes(16)), "fragment_held"),
+    dropped("later, as the eighth header", chain_frame(eighth, bytes(16)), "fragment_held"),
     dropped("a fragment within a fragment", chain_frame(nested, udp(5000, w.SHARED))),
     dropped("half a Fragment header", chain_frame((FRAGMENT, bytes(7)), b"")),
     dropped(

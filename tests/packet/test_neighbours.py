@@ -155,6 +155,10 @@ ANNOUNCEMENTS = [
     ignored("another's, with a wrong sum", advertisement(OTHER_MAC, RIVAL, wrong_sum=1)),
     ignored("another's, of another code", advertisement(OTHER_MAC, RIVAL, code=1)),
     ignored("another's, in a VLAN", vlan(advertisement(OTHER_MAC, RIVAL))),
+    ignored(
+        "another's, an answer, and to all (RFC 4861 7.1.2)",
+        advertisement(OTHER_MAC, RIVAL, flags=SOLICITED | OVERRIDE),
+    ),
     ignored("a redirect", message(137, OTHER_MAC, CLIENT6, ALL_NODES, VIP6)),
 ]
 
