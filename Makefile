@@ -44,6 +44,11 @@ bpf: $(VENV)/.host
 test: $(VENV)/.dev bpf
 	$(BIN)/pytest
 
+# Mutated packets through the packet program and its reference model. SEED= repeats a run.
+COUNT ?= 1000000
+fuzz: $(VENV)/.dev bpf
+	$(BIN)/python -m tests.fuzz --count $(COUNT) $(if $(SEED),--seed $(SEED))
+
 # What the kernel has to do with, on Debian 12's own kernel, in an emulated machine.
 test-kernel: $(VENV)/.dev bpf $(KERNEL)/.fetched
 	tests/kernel/boot $(KERNEL) $(KERNEL_TESTS)
@@ -67,4 +72,4 @@ clean:
 	$(MAKE) --silent -C bpf clean
 	rm -rf $(VENV) $(KERNEL)
 
-.PHONY: install bpf test test-kernel check demo clean
+.PHONY: install bpf test fuzz test-kernel check demo clean

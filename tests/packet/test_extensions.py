@@ -43,6 +43,17 @@ def stated(first: int, raw: bytes) -> bytes:
 
 OPTIONS = (DESTINATION_OPTIONS, PADDING)
 
+
+def jumbogram() -> bytes:
+    """Its length is in an option: longer than any frame here is."""
+    option = bytes.fromhex("c204") + (1 << 16).to_bytes(4)
+    extensions = extension(6, option)
+    packet = ipv6(
+        CLIENT6, VIP6, 6, SYN_TO_SHARED, first=HOP_BY_HOP, extensions=extensions, length=0
+    )
+    return w.ip6_frame(packet)
+
+
 CASES = [
     on("hop-by-hop options", frame((HOP_BY_HOP, ROUTER_ALERT)), "selected"),
     on("destination options", frame(OPTIONS), "selected"),
@@ -70,6 +81,15 @@ CASES = [
     same("an authentication header", frame((AUTHENTICATION, bytes(22))), "other_protocol"),
     same("mobility", frame(OPTIONS, (135, PADDING)), "other_protocol"),
     same("SCTP behind options", frame(OPTIONS, protocol=132, payload=bytes(12)), "other_protocol"),
+    same(
+        "a neighbour solicitation behind options (RFC 6980)",
+        frame(OPTIONS, protocol=58, payload=bytes([135]) + bytes(23)),
+        "other_protocol",
+    ),
+    same("a shim that is unknown", frame(OPTIONS, (140, PADDING)), "other_protocol"),
+    same("host identity", frame((139, PADDING)), "other_protocol"),
+    same("an experiment", frame((253, PADDING)), "other_protocol"),
+    dropped("a jumbogram (RFC 2675)", jumbogram()),
     dropped("half a header", stated(DESTINATION_OPTIONS, b"")[:60]),
     dropped("options beyond the packet", stated(DESTINATION_OPTIONS, bytes([6, 3]) + PADDING)),
     dropped("the longest options, not there", stated(HOP_BY_HOP, bytes([6, 255]) + PADDING)),

@@ -36,10 +36,13 @@ from tests.packet.world import (
 from tests.support.packets import (
     ACK,
     BROADCAST,
+    CWR,
+    ECE,
     FIN,
     PSH,
     RST,
     SYN,
+    URG,
     arp,
     ethernet,
     ipv4,
@@ -82,6 +85,10 @@ NOT_OURS = [
     same("another address", w.ip_frame(ipv4(CLIENT, ELSEWHERE, 6, SYN_TO_SHARED)), "not_ours"),
     same("from the VIP", w.ip_frame(ipv4(VIP, CLIENT, 6, SYN_TO_SHARED)), "not_ours"),
     same("the VIP in a VLAN", vlan(w.segment(w.SHARED)), "not_ours"),
+    same("the VIP in a VLAN in a VLAN", vlan(vlan(w.segment(w.SHARED))), "not_ours"),
+    same("behind a tag that has only a priority", vlan(w.segment(w.SHARED), 0xE000), "not_ours"),
+    same("no ARP, for all its type", ethernet(MAC, ROUTER_MAC, 0x0806, b""), "not_ours"),
+    same("ARP for the VIP in a VLAN", vlan(REQUEST), "not_ours"),
     same(
         "the VIP, to another's MAC",
         w.ip_frame(to_vip(6, SYN_TO_SHARED), OTHER_MAC),
@@ -186,6 +193,10 @@ OTHER_PROTOCOLS = [
     same("ICMP echo", w.ip_frame(to_vip(1, bytes.fromhex("0800f7ff00000000"))), "other_protocol"),
     same("SCTP", w.ip_frame(to_vip(132, bytes(12))), "other_protocol"),
     same("a protocol without payload", w.ip_frame(to_vip(50, b"")), "other_protocol"),
+    same("an authentication header", w.ip_frame(to_vip(51, bytes(24))), "other_protocol"),
+    same("IPv4 in IPv4", w.ip_frame(to_vip(4, to_vip(6, SYN_TO_SHARED))), "other_protocol"),
+    same("UDP-Lite", w.ip_frame(to_vip(136, UDP_TO_SHARED)), "other_protocol"),
+    same("an IPv6 extension header", w.ip_frame(to_vip(60, UDP_TO_SHARED)), "other_protocol"),
 ]
 
 
@@ -220,7 +231,17 @@ def routed(vip: Address) -> list[Case]:
         on("SYN and FIN", segment(w.SHARED, SYN | FIN), "hashed"),
         on("SYN and RST", segment(w.SHARED, SYN | RST), "hashed"),
         on("RST of nothing known", segment(w.SHARED, RST), "hashed"),
-        on("no flags at all", segment(w.SHARED, 0), "hashed"),
+        on("no flags at all (null)", segment(w.SHARED, 0), "hashed"),
+        on("FIN, PSH and URG (xmas)", segment(w.SHARED, FIN | PSH | URG), "hashed"),
+        on("all flags", segment(w.SHARED, 0xFF), "hashed"),
+        on("FIN of nothing known", segment(w.SHARED, FIN), "hashed"),
+        on("SYN and FIN, unique port", segment(w.UNIQUE, SYN | FIN), "unique"),
+        on("RST, unique port", segment(w.UNIQUE, RST), "unique"),
+        same("RST, no route", segment(w.CLOSED, RST), "no_route"),
+        same("SYN and ACK, no route", segment(w.CLOSED, SYN | ACK), "no_route"),
+        on("SYN that offers ECN (RFC 3168)", segment(w.SHARED, SYN | ECE | CWR), "selected"),
+        on("SYN, PSH and URG", segment(w.SHARED, SYN | PSH | URG), "selected"),
+        on("data and CWR", segment(w.SHARED, ACK | PSH | CWR, data=b"x"), "hashed"),
         on("not a SYN, fallback", segment(w.FALLBACK, ACK), "hashed"),
         same("not a SYN, the target is here", segment(w.AT_HOME, ACK), "hashed"),
         on("a full frame", segment(w.SHARED, ACK, data=b"x" * 1440), "hashed"),
@@ -268,7 +289,18 @@ def of_family(prefix: str, cases: list[Case]) -> list[Case]:
 
 ROUTED = [*of_family("IPv4", routed(VIP)), *of_family("IPv6", routed(VIP6))]
 
+RECORD_ROUTE = bytes.fromhex("0707040000000001")
+LOOSE_SOURCE_ROUTE = bytes.fromhex("830704c0a8070101")
+ROUTER_ALERT = bytes.fromhex("94040000")
+CUT_OFF_OPTION = bytes.fromhex("01010144")
+
 OPTIONS = [
+    on("to be recorded", w.segment(w.SHARED, options=RECORD_ROUTE), "selected"),
+    on("to be routed on", w.segment(w.SHARED, options=LOOSE_SOURCE_ROUTE), "selected"),
+    on("router alert", w.segment(w.SHARED, options=ROUTER_ALERT), "selected"),
+    on("an option that is cut off", w.segment(w.SHARED, options=CUT_OFF_OPTION), "selected"),
+    on("options, unique port", w.segment(w.UNIQUE, options=ROUTER_ALERT), "unique"),
+    same("options, no route", w.segment(w.CLOSED, options=ROUTER_ALERT), "no_route"),
     on("IP options", w.segment(w.SHARED, options=b"\x01" * 4), "selected"),
     on("the longest IP options", w.segment(w.SHARED, options=b"\x01" * 40), "selected"),
     on(
@@ -389,6 +421,18 @@ def test_checksum_after_ttl(world: World, ttl: int) -> None:
         packet = to_vip(6, SYN_TO_SHARED, ttl=ttl, identification=identification)
         frame = w.ip_frame(packet)
         assert world.run(frame).out == one_hop_on(frame)
+
+
+@pytest.mark.parametrize("vip", w.VIPS, ids=["ipv4", "ipv6"])
+def test_put_together_beyond_what_a_length_can_say(shared_world: World, vip: Address) -> None:
+    """BIG TCP states 0; in a packet that is none, 0 is not possible."""
+    frame = bytearray(w.segment(w.SHARED, ACK, vip=vip, data=bytes(1400)))
+    start = 16 if vip == VIP else 18
+    frame[start : start + 2] = bytes(2)
+    shared_world.forget()
+    assert shared_world.run(bytes(frame)).verdict == "drop_malformed"
+    outcome = shared_world.run(bytes(frame), w.GSO)
+    assert (outcome.verdict, outcome.action) == ("hashed", REDIRECTED)
 
 
 def test_wrong_checksum_is_not_repaired(world: World) -> None:

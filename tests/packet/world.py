@@ -31,6 +31,8 @@ XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 
 SIZE_VERDICTS = {"too_big", "drop_too_big", "drop_encapsulation"}
 """TC's own, after a target has been chosen."""
+GSO = bytes(176) + (1448).to_bytes(4, "little") + bytes(12)
+"""The context (struct __sk_buff) of a packet that the kernel has put together of several."""
 
 # Host slots, by the path to them.
 HERE, A, B, NO_PATH, TUNNEL, CROSSED = range(6)
@@ -111,11 +113,17 @@ class World:
     ) -> None:
         self.hook = hook
         self.kernel = DistributorKernel.load(1, pins, connections, hash_key, in_xdp=True)
+        for index in VIPS.values():
+            self.kernel.create_routes(index)
+        self.furnish()
+
+    def furnish(self) -> None:
+        """As it begins; what is remembered of packets stays."""
         self._set_hosts()
         self._set_selections()
+        self.kernel.set_peers({})
         rows = {(protocol, port): row for port, row in ROUTES.items() for protocol in Protocol}
         for vip, index in VIPS.items():
-            self.kernel.create_routes(index)
             self.kernel.set_routes(index, rows)
             self.kernel.set_vip(vip, index, MAC)
 

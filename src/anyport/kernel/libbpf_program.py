@@ -12,6 +12,10 @@ from anyport.kernel.libbpf_map import Map
 _XDP_FLAGS_DRV_MODE = 1 << 2  # <linux/if_link.h>
 
 
+_GROWTH = 2048
+"""Bytes that a packet may gain; with less room the kernel refuses the run."""
+
+
 class Program:
     """A loaded program; its Object owns the file descriptor."""
 
@@ -29,13 +33,14 @@ class Program:
         """
         opts = ffi.new("struct bpf_test_run_opts *")
         opts.sz = ffi.sizeof(opts[0])
-        context, out = ffi.new("char[]", ctx_in or 1), ffi.new("char[]", len(data_in) + 512)
+        room = len(data_in) + _GROWTH
+        context, out = ffi.new("char[]", ctx_in or 1), ffi.new("char[]", room)
         if ctx_in:
             opts.ctx_in, opts.ctx_size_in = context, len(ctx_in)
         if self.type != ProgramType.SYSCALL:
             buffer = ffi.from_buffer(data_in)
             opts.data_in, opts.data_size_in, opts.repeat = buffer, len(data_in), repeat
-            opts.data_out, opts.data_size_out = out, len(data_in) + 512
+            opts.data_out, opts.data_size_out = out, room
             if ctx_in:
                 opts.ctx_out, opts.ctx_size_out = context, len(ctx_in)
         check(lib().bpf_prog_test_run_opts(self.fd, opts), f"program {self.name}: run")

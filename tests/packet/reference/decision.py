@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the model says about a packet."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Action(enum.Enum):
+    PASS = "to the local stack"
+    DROP = "nowhere"
+    ANSWER = "the answer, back to where the packet came from"
+    FORWARD = "to the host of the slot"
+    RELEASE = "back into the queue, and those that waited for it behind it"
+
+
+@dataclass(frozen=True)
+class Decision:
+    verdict: str
+    """As the counters name it (enum verdict of bpf/abi.h, in lower case)."""
+    action: Action
+    slot: int | None = None
+    """Whose packet it is, if it is a host's: also if that one is here."""
+    answer: bytes = b""
+    released: tuple[bytes, ...] = ()
+    """RELEASE: the frames that take their turn again."""
+
+
+class Settled(Exception):
+    """Nothing more is to be asked about this packet."""
+
+    def __init__(self, verdict: str, action: Action, slot: int | None = None) -> None:
+        super().__init__(verdict)
+        self.decision = Decision(verdict, action, slot)
+
+
+def dropped(verdict: str) -> Settled:
+    return Settled(verdict, Action.DROP)
+
+
+def passed(verdict: str, slot: int | None = None) -> Settled:
+    return Settled(verdict, Action.PASS, slot)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole decision about a packet, for one distributor.
+
+Written from the words and not from the C: the steps are those of bpf/README.md, what is on the
+wire that of the RFCs that each file names. So where the two differ, the words say who is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from anyport.decide.rows import Family, Path, RouteKind, RouteRow
+from anyport.model import Protocol
+from tests.packet.reference.connections import Clock, Connections
+from tests.packet.reference.decision import Action, Decision, Settled, dropped, passed
+from tests.packet.reference.extensions import CutOffError, TooManyError, walk
+from tests.packet.reference.fragments import Fragments
+from tests.packet.reference.hashing import hash_of
+from tests.packet.reference.icmp import ICMP, read_error
+from tests.packet.reference.ip import ARP, Frame, Packet, is_mapped, one_hop_on, read_ip, sound
+from tests.packet.reference.neighbours import decide_arp, decide_ndp, is_neighbour_discovery
+from tests.packet.reference.tables import NO_ROUTE, Tables, Vip
+from tests.packet.reference.transport import TCP, UDP, Flow, Sent, read_transport
+
+
+class Model:
+    def __init__(self, hash_key: int, clock: Clock) -> None:
+        """`hash_key`: 128 bits, the cluster's."""
+        self._hash_key = hash_key
+        self.connections = Connections(clock)
+        self.fragments = Fragments(clock)
+        self.tables = Tables(self.connections, self.fragments)
+
+    def decide(self, raw: bytes, gso: bool = False) -> Decision:
+        """What becomes of the frame; the connections and fragments change by it."""
+        try:
+            return self._decide(Frame(raw, gso))
+        except Settled as settled:
+            return settled.decision
+
+    def age(self, seconds: float) -> None:
+        self.connections.age(seconds)
+        self.fragments.age(seconds)
+
+    # ---- 1-3: is it ours? ----
+
+    def _decide(self, frame: Frame) -> Decision:
+        if frame.type == ARP:
+            return decide_arp(self.tables, frame)
+        packet = read_ip(frame)
+        if not packet or is_mapped(packet.destination):
+            raise passed("not_ours")
+        if packet.family is Family.IPV6 and is_neighbour_discovery(frame, packet):
+            return decide_ndp(self.tables, frame)
+        vip = self.tables.of_vip.get(packet.destination)
+        if vip is None or frame.destination != vip.mac:
+            raise passed("not_ours")
+        self._admit(frame, vip)
+        return self._decide_ours(frame, sound(frame, packet), vip)
+
+    def _admit(self, frame: Frame, vip: Vip) -> None:
+        """Neither what another distributor sent here, nor anything while another is believed."""
+        if self.tables.is_peer(frame.source, vip):
+            raise passed("distributed")
+        announcer = self.tables.fences.get(vip.row)
+        if announcer == frame.source:
+            raise passed("fenced")
+        if announcer:
+            raise dropped("drop_fenced")
+
+    # ---- 4: to the transport header ----
+
+    def _decide_ours(self, frame: Frame, packet: Packet, vip: Vip) -> Decision:
+        packet = self._unwrapped(packet)
+        if packet.fragment.offset:
+            slot = self.fragments.follow(packet, frame.raw)
+            return self._send_to("fragment", slot, packet)
+        if not packet.fragment.is_part:
+            return self._decide_payload(packet, vip)
+        try:
+            decision = self._decide_payload(packet, vip)
+        except Settled as settled:
+            decision = settled.decision
+        return self.fragments.place_first(packet, frame.raw, decision)
+
+    @staticmethod
+    def _unwrapped(packet: Packet) -> Packet:
+        """Without the extension headers of IPv6. The options of IPv4 are skipped already."""
+        if packet.family is Family.IPV4:
+            return packet
+        try:
+            protocol, payload, fragment = walk(packet.protocol, packet.payload)
+        except CutOffError:
+            raise dropped("drop_malformed") from None
+        except TooManyError:
+            raise dropped("drop_headers") from None
+        return replace(packet, protocol=protocol, payload=payload, fragment=fragment)
+
+    def _decide_payload(self, packet: Packet, vip: Vip) -> Decision:
+        if packet.protocol == ICMP[packet.family]:
+            return self._decide_error(packet, vip)
+        if packet.protocol not in (TCP, UDP):
+            raise passed("other_protocol")
+        sent = read_transport(packet)
+        verdict, slot = self._target_of(sent, self._route(sent.flow, vip), vip)
+        return self._send_to(verdict, slot, packet)
+
+    def _route(self, flow: Flow, vip: Vip) -> RouteRow:
+        if vip.row not in self.tables.routes:
+            raise dropped("drop_table")
+        return self.tables.routes[vip.row].get((flow.protocol, flow.port), NO_ROUTE)
+
+    # ---- 5-8: to whom? ----
+
+    def _target_of(self, sent: Sent, route: RouteRow, vip: Vip) -> tuple[str, int | None]:
+        if route.kind == RouteKind.UNIQUE:
+            self._owned(sent, route, vip)
+            return "unique", route.target
+        slot = self.connections.follow(vip.row, sent, route, vip.udp_idle)
+        if slot is not None:
+            return "established", slot
+        if route.kind == RouteKind.NONE:
+            raise passed("no_route")
+        number = hash_of(self._hash_key, sent.flow)
+        if not sent.opens:
+            return "hashed", self.tables.hashed(route, number)
+        slot = self.tables.selected(route, number)
+        self._remember(sent.flow, vip, slot)
+        return "fallback" if route.kind == RouteKind.FALLBACK else "selected", slot
+
+    def _owned(self, sent: Sent, route: RouteRow, vip: Vip) -> None:
+        """Remembered as it begins and ends: the port may be distributed later (R6)."""
+        if sent.flow.protocol is Protocol.UDP or not (sent.opens or sent.closes):
+            return
+        slot = self.connections.follow(vip.row, sent, route, vip.udp_idle)
+        if slot != route.target and sent.opens:
+            self._remember(sent.flow, vip, route.target)
+
+    def _remember(self, flow: Flow, vip: Vip, slot: int | None) -> None:
+        """Unless the tables are at odds, and there is no such host."""
+        if slot is not None and slot in self.tables.hosts:
+            self.connections.remember(vip.row, flow, slot)
+
+    def _decide_error(self, packet: Packet, vip: Vip) -> Decision:
+        """To whoever sent the packet inside."""
+        flow = read_error(packet)
+        route = self._route(flow, vip)
+        slot = self.connections.slot(vip.row, flow)
+        if route.kind == RouteKind.UNIQUE:
+            slot = route.target
+        elif slot is None and route.kind == RouteKind.NONE:
+            raise passed("no_route")
+        elif slot is None:
+            slot = self.tables.hashed(route, hash_of(self._hash_key, flow))
+        return self._send_to("icmp_error", slot, packet)
+
+    # ---- how? ----
+
+    def _send_to(self, verdict: str, slot: int | None, packet: Packet) -> Decision:
+        hop = self.tables.hop(slot, packet.family)
+        if hop is None or hop.path == Path.IPIP:
+            raise dropped("drop_table")
+        if hop.path == Path.LOCAL:
+            raise passed(verdict, slot)
+        no_arp = packet.family is Family.IPV6 and hop.address and hop.address.version == 4
+        if hop.path == Path.NONE or no_arp:
+            raise dropped("drop_no_path")
+        if packet.ttl <= 1:  # RFC 1812 5.3.1, RFC 8200 3: R9, it is one hop
+            raise dropped("drop_ttl")
+        return Decision(verdict, Action.FORWARD, slot)
+
+
+def output(raw: bytes, decision: Decision) -> bytes:
+    """The frame as it leaves; where the next hop's MAC is to be found the kernel knows."""
+    match decision.action:
+        case Action.FORWARD:
+            return one_hop_on(raw)
+        case Action.ANSWER:
+            return decision.answer
+        case Action.RELEASE:
+            return decision.released[-1]
+    return raw
