@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Those compared: each a client, a target with servers and, between the two, a forwarder.
+
+All on one kind of LAN, that of `anyport lab`: a namespace for each, a veth
+pair to a bridge. Anyport's have labs of their own, where nothing is left out;
+the peers share one with `direct`, each in a namespace that no other's hooks
+are in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anyport.lab import Lab
+from bench import peers, programs
+from bench.cluster import FIRST_PORT, VIP, Cluster, Settings
+from bench.rounds import progress
+from bench.series import DIRECT
+
+FLOOD_PORT = 4000
+MANY = 10_000
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The client asks for `address`; packets come to `forwarder` first (DIRECT: the target)."""
+
+    name: str
+    lab: Lab
+    address: str
+    forwarder: str
+    target: str
+    is_proxy: bool = False
+
+    def ask(self, *command: str) -> str:
+        """What the client's program printed. Raises RuntimeError with its complaint."""
+        return programs.run(self.lab, "client", *command)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Anyport, with so many listeners on the VIP besides the servers'."""
+
+    name: str
+    listeners: int = 0
+    settings: Settings = field(default_factory=dict)
+
+
+VARIANTS = (Variant("anyport"), Variant(f"anyport, {MANY:,} listeners", MANY))
+
+
+@contextlib.contextmanager
+def world(variants: Sequence[Variant] = VARIANTS) -> Iterator[list[Subject]]:
+    """`direct` first, then anyport, then the peers; nothing is left behind."""
+    with ExitStack() as stack:
+        progress("setting up the labs")
+        files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anyport-bench-")))
+        direct, *others = _peers(stack, files)
+        anyport = [_anyport(stack, files, number, v) for number, v in enumerate(variants)]
+        yield [direct, *anyport, *others]
+
+
+def _anyport(stack: ExitStack, files: Path, number: int, variant: Variant) -> Subject:
+    cluster = stack.enter_context(Cluster(f"bench{number}", variant.settings))
+    lab = cluster.lab
+    _widen(lab, "client")
+    directory = _made(files / lab.name)
+    peers.serve(stack, lab, cluster.target, directory, VIP)
+    cluster.await_routes(len(peers.PORTS))
+    for kind in ("tcp", "udp"):
+        cluster.listeners(FLOOD_PORT, 1, kind).toggle()
+    if variant.listeners:
+        cluster.listeners(FIRST_PORT, variant.listeners).toggle()
+    return Subject(variant.name, lab, VIP, cluster.distributor, cluster.target)
+
+
+def _peers(stack: ExitStack, files: Path) -> list[Subject]:
+    lab, target = Lab("benchpeers"), "host1"
+    lab.down()  # of a run that was killed
+    stack.callback(lab.down)
+    lab.build(1 + len(peers.ALL))
+    _widen(lab, "client")
+    peers.serve(stack, lab, target, _made(files / target), "0.0.0.0")
+    found = [Subject(DIRECT, lab, lab.node(target).address, target, target)]
+    for host, peer in zip(lab.hosts[1:], peers.ALL, strict=True):
+        _widen(lab, host)
+        peer.start(stack, lab, host, target, _made(files / host))
+        found.append(Subject(peer.name, lab, lab.node(host).address, host, target, peer.is_proxy))
+    return found
+
+
+def _widen(lab: Lab, node: str) -> None:
+    """Ports for as many connections a second: each waits a minute in TIME_WAIT on one side."""
+    settings = ("net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1")
+    programs.run(lab, node, "sysctl", "-qw", *settings)
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
