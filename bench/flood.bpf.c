@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * `generate` makes frames of many flows out of one for BPF_PROG_RUN in live
- * frames mode; `count` takes them off at the target and counts them.
+ * A LAN without a bridge, for BPF_PROG_RUN in live frames mode: `generate` makes
+ * frames of many flows out of one and sends them to the forwarder, `wire` takes
+ * what the forwarder sends to the target, `count` counts and drops it there.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -18,7 +19,11 @@ struct plan {
 	__u8 frame[64]; /* client's address, port: 0; checksums right for that */
 	__u32 mask;	/* of the flow's number: a power of two less one */
 	__u32 next;
-	__u32 port; /* that `count` looks for */
+	__u32 port;	 /* that `count` looks for */
+	__u32 forwarder; /* interfaces that lead to them */
+	__u32 target;
+	__u32 mac_head; /* of the target's MAC */
+	__u16 mac_tail;
 };
 
 struct {
@@ -64,7 +69,21 @@ int generate(struct xdp_md *xdp)
 	tcp->source = bpf_htons(0x8000 | (number & 0x7fff));
 	if (ip->protocol == IPPROTO_TCP) /* UDP goes without */
 		tcp->check = checksum_plus(checksum_plus(tcp->check, client), tcp->source);
-	return XDP_PASS;
+	return bpf_redirect(plan->forwarder, 0);
+}
+
+SEC("xdp")
+int wire(struct xdp_md *xdp)
+{
+	__u32 zero = 0;
+	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
+	void *data = (void *)(long)xdp->data;
+
+	if (!plan || data + ETH_ALEN > (void *)(long)xdp->data_end)
+		return XDP_PASS;
+	if (*(__u32 *)data != plan->mac_head || *(__u16 *)(data + 4) != plan->mac_tail)
+		return XDP_PASS; /* ARP and the like: to the bridge */
+	return bpf_redirect(plan->target, 0);
 }
 
 SEC("tc")

@@ -92,7 +92,7 @@ class Player:
 def measure(listeners: int, hosts: int) -> list[float]:
     """Seconds of each."""
     with Lab("latency") as lab:
-        lab.up(hosts, {"vip": VIP})
+        lab.up(hosts, [{"vip": VIP}])
         client = Player(lab, "client", "connect")
         servers = [Player(lab, host, "serve") for host in lab.hosts]
         try:

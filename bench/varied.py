@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 import enum
-import platform
 import struct
-import subprocess
-import tempfile
-from pathlib import Path
 
-from anyport.kernel.libbpf import Object, Program
+from anyport.kernel.libbpf import Program
+from bench.compiled import loaded
 
 
 class Order(enum.IntEnum):
@@ -26,9 +23,7 @@ class Varied:
 
     def __init__(self, lines: int = 1) -> None:
         """`lines` of 64 bytes for `far`: 1 << 20, or it does nothing."""
-        with tempfile.TemporaryDirectory() as directory:
-            built = _compiled(Path(directory))
-            self._object = Object.open(built, max_entries={"lines": lines}).load()
+        self._object = loaded("varied", {"lines": lines})
         self.empty = self._object.program("empty")
         self.far = self._object.program("far")
         self._vary = self._object.program("vary")
@@ -46,11 +41,3 @@ class Varied:
 
     def close(self) -> None:
         self._object.close()
-
-
-def _compiled(directory: Path) -> Path:
-    source, built = Path(__file__).with_suffix(".bpf.c"), directory / "varied.bpf.o"
-    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
-    options = ["-O2", "-g", "-target", "bpf", "-mcpu=v3", include]
-    subprocess.run(["clang", *options, "-c", str(source), "-o", str(built)], check=True)
-    return built
