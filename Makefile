@@ -13,6 +13,7 @@ HOST_PACKAGES := clang libbpf-dev libbpf1 bpftool python3 python3-venv \
 	etcd-server iproute2 ethtool util-linux procps
 DEMO_PACKAGES := nginx curl
 DEV_PACKAGES := clang-format openssl
+BENCH_PACKAGES := wrk iperf3 nftables haproxy nginx libnginx-mod-stream
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio
 
 KERNEL := build/kernel
@@ -68,8 +69,15 @@ check: $(VENV)/.dev bpf
 demo: $(VENV)/.demo bpf
 	$(BIN)/python -m demo
 
+# Writes docs/benchmarks.md; each figure takes SECONDS, ROUNDS times.
+ROUNDS ?= 5
+SECONDS ?= 2
+bench: $(VENV)/.host bpf
+	packaging/install-packages $(BENCH_PACKAGES)
+	$(BIN)/python -m bench --rounds $(ROUNDS) --seconds $(SECONDS)
+
 clean:
 	$(MAKE) --silent -C bpf clean
 	rm -rf $(VENV) $(KERNEL)
 
-.PHONY: install bpf test fuzz test-kernel check demo clean
+.PHONY: install bpf test fuzz test-kernel check demo bench clean

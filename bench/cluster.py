@@ -3,23 +3,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anyport.kernel import abi
 from anyport.kernel.libbpf import Map
 from anyport.lab import Lab
+from anyport.model import Protocol
 
 VIP = "10.77.0.200"
 LISTENERS = str(Path(__file__).with_name("listeners.py"))
 FIRST_PORT = 10_000
 """Of many listeners: below all port blocks."""
 PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.0002
 
+PortKeys = tuple[Protocol, range]
 Settings = Mapping[str, Mapping[str, Any]]
 
 
@@ -45,53 +49,60 @@ class Cluster:
         for program in self._programs:
             program.communicate()
 
-    def listeners(self, first: int, count: int, kind: str = "tcp") -> Listeners:
+    def listeners(self, first: int, count: int, protocol: Protocol = Protocol.TCP) -> Listeners:
         """On the VIP at the target, not open yet."""
         program = self.lab.popen(
             self.target,
-            [sys.executable, LISTENERS, kind, VIP, str(first), str(count)],
+            [sys.executable, LISTENERS, protocol.name.lower(), VIP, str(first), str(count)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self._programs.append(program)
-        return Listeners(self, program, count)
+        return Listeners(self, program, (protocol, range(first, first + count)))
 
-    def routes(self) -> int:
-        """Ports that have a route in the distributor's kernel; those of blocks are left out."""
+    def await_routes(
+        self, ports: Sequence[int], protocol: Protocol = Protocol.TCP, there: bool = True
+    ) -> float:
+        """CLOCK_MONOTONIC when the distributor's kernel has routes for all, or for none of them.
+
+        Each port is asked about until it is so; seldom enough to leave the CPU to the daemons.
+        """
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        with self._port_table() as table:
+            for port in ports:
+                row = (protocol * abi.PORTS + port).to_bytes(4, "little")
+                while any(table.lookup(row) or b"") != there:
+                    if time.monotonic() > give_up:
+                        raise TimeoutError(f"port {port}: no change of its route")
+                    time.sleep(_PAUSE_SECONDS)
+        return time.monotonic()
+
+    @contextlib.contextmanager
+    def _port_table(self) -> Iterator[Map]:
+        """Of the VIP, which is the only one."""
         outer = Map.open_pinned(self._pins / "routes")
         table = Map.open_id(int.from_bytes(outer.lookup(bytes(4)) or b"", "little"))
         try:
-            _, rows = table.dump()
+            yield table
         finally:
             table.close()
             outer.close()
-        kinds = rows[:: table.value_size]  # the first byte of each
-        return kinds.count(abi.RouteKind.DISTRIBUTED)
-
-    def await_routes(self, count: int) -> float:
-        """CLOCK_MONOTONIC when there were so many; looked at every few milliseconds."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while self.routes() != count:
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"{self.routes()} routes instead of {count}")
-        return time.monotonic()
 
 
 class Listeners:
     """listeners.py, running."""
 
-    def __init__(self, cluster: Cluster, program: subprocess.Popen[str], count: int) -> None:
-        self._cluster, self._program, self._count = cluster, program, count
+    def __init__(self, cluster: Cluster, program: subprocess.Popen[str], ports: PortKeys) -> None:
+        self._cluster, self._program = cluster, program
+        self._protocol, self._ports = ports
         self._open = False
 
     def toggle(self) -> float:
         """Opens or closes all; seconds until the distributor's kernel has them all, or none."""
         assert self._program.stdin is not None
         assert self._program.stdout is not None
-        before = self._cluster.routes()
         print(file=self._program.stdin, flush=True)
         began = float(self._program.stdout.readline())
-        change = -self._count if self._open else self._count
         self._open = not self._open
-        return self._cluster.await_routes(before + change) - began
+        return self._cluster.await_routes(self._ports, self._protocol, self._open) - began

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.machine import about
-from bench.series import Results, Series, ratio, rows_of
+from bench.plot import figure
+from bench.series import Results, Series, direct_of, ratio, rows_of
 
 Measure = Callable[[int, int], list[Series]]
 """(rounds, seconds of each figure) -> what was found."""
@@ -49,9 +50,9 @@ def leave_by_signal() -> None:
 
 def print_series(series: Sequence[Series]) -> None:
     for row, found in rows_of(series).items():
-        base = found[0]
+        base = direct_of(found)
         print(f"{row.name} ({row.unit}){f', aim {row.aim}' if row.aim else ''}")
         for one in found:
-            share = "" if one is base else f"{ratio(one, base):6.2f}"
-            spread = f"{min(one.values):.6g}-{max(one.values):.6g}"
-            print(f"    {one.subject:28} {one.median:12.6g} {share:6}  {spread}")
+            share = f"{ratio(one, base):.2f}" if base else ""
+            spread = f"{figure(min(one.values))}-{figure(max(one.values))}"
+            print(f"    {one.subject:28} {figure(one.median):>10} {share:>6}  {spread}")

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nanoseconds per packet of the distributor's program, by BPF_PROG_RUN.
-
-    python -m bench.packet [--rounds 7] [--json FILE]
+"""Nanoseconds per packet of the distributor's program, by BPF_PROG_RUN: `python -m bench.packet`.
 
 Each row is what `distribute` takes for a packet net of an empty program that is
 reached the same way; medians over rounds that alternate between the two and
@@ -11,35 +9,46 @@ program (neighbour, queue, driver) is not in the figures.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv4Address
-from pathlib import Path
 
 from anyport.decide.rows import Hop, HostRow, RouteKind, RouteRow
 from anyport.decide.rows import Path as PathKind
 from anyport.kernel.distribute import DistributorKernel
+from anyport.kernel.libbpf import Program
 from anyport.model import Protocol
+from bench.command import run_part
+from bench.rounds import Case, alternate
+from bench.series import Row, Series
 from bench.varied import Order, Varied
 from tests.support.packets import ACK, SYN, ethernet, ipv4, tcp
+
+PART = "packet"
+PROGRAMS: Mapping[str, Callable[[DistributorKernel], Program]] = {
+    "tc": lambda kernel: kernel.program,
+}
+"""By the hook."""
 
 VIP, ELSEWHERE = IPv4Address("10.0.0.100"), IPv4Address("10.0.0.101")
 CLIENT = IPv4Address("10.128.0.0")
 MAC, ROUTER_MAC = bytes.fromhex("02000000aa01"), bytes.fromhex("02000000bb01")
-SHARED, UNIQUE = 80, 85
-MEMORY = "(one line of 64 MiB at random, for comparison)"
+SHARED, UNIQUE, FIRST = 80, 85, 2000
 MILLION = 1 << 20
+MEMORY = Row("one line of 64 MiB at random", "ns")
 
 
 @dataclass(frozen=True)
-class Row:
-    """`live` connections are in a table of `connections` before packets of `flows` come."""
+class Load:
+    """`live` connections are in a table of `connections` before packets of `flows` come.
+
+    They are shared out to as many ports as there are `listeners`.
+    """
 
     name: str
-    aim: int
+    aim: int | None = None
     port: int = SHARED
     flags: int = ACK
     destination: IPv4Address = VIP
@@ -48,147 +57,139 @@ class Row:
     live: int = 1
     established: bool = True
     connections: int = 1 << 18
-    packets: int = 1_000_000
+    listeners: int = 1
+
+    @property
+    def row(self) -> Row:
+        return Row(self.name, "ns", "" if self.aim is None else f"≤ {self.aim}")
 
 
-ROWS = [
-    Row("not for the VIP", 15, destination=ELSEWHERE),
-    Row("established, 1 flow", 60),
-    Row(
-        "established, 65,536 flows at random", 100, order=Order.RANDOM, flows=1 << 16, live=1 << 16
+ONE = Load("established, 1 flow", 60)
+THOUSANDS = Load(
+    "established, 65,536 flows at random", 100, order=Order.RANDOM, flows=1 << 16, live=1 << 16
+)
+MILLIONS = Load(
+    "established, 1 million flows at random",
+    230,
+    order=Order.RANDOM,
+    flows=MILLION,
+    live=MILLION,
+    connections=MILLION,
+)
+NEW = Load(
+    "new flow, 1 million established",
+    150,
+    flags=SYN,
+    order=Order.IN_TURN,
+    flows=1 << 30,
+    live=MILLION,
+    connections=MILLION,
+)
+LOADS = (
+    Load("not for the VIP", 15, destination=ELSEWHERE),
+    ONE,
+    THOUSANDS,
+    MILLIONS,
+    replace(
+        NEW, name="new flow, table of 1 million full of SYNs", live=4 * MILLION, established=False
     ),
-    Row(
-        "established, 1 million flows at random",
-        230,
-        order=Order.RANDOM,
-        flows=MILLION,
-        live=MILLION,
-        connections=MILLION,
-    ),
-    Row(
-        "new flow, table of 1 million full of SYNs",
-        150,
-        flags=SYN,
-        order=Order.IN_TURN,
-        flows=1 << 30,
-        live=4 * MILLION,
-        established=False,
-        connections=MILLION,
-    ),
-    Row(
-        "new flow, table of 4,096 full of SYNs",
-        150,
-        flags=SYN,
-        order=Order.IN_TURN,
-        flows=1 << 30,
+    replace(
+        NEW,
+        name="new flow, table of 4,096 full of SYNs",
         live=1 << 15,
-        established=False,
         connections=1 << 12,
+        established=False,
     ),
-    Row(
-        "new flow, 1 million established",
-        150,
-        flags=SYN,
-        order=Order.IN_TURN,
-        flows=1 << 30,
-        live=MILLION,
-        connections=MILLION,
+    NEW,
+    Load("unique port", 30, port=UNIQUE, flags=SYN),
+    *(
+        replace(load, name=f"{load.name}; {count:,} listeners", listeners=count, aim=None)
+        for count in (1000, 60_000)
+        for load in (ONE, THOUSANDS, MILLIONS, NEW)
     ),
-    Row("unique port", 30, port=UNIQUE, flags=SYN),
-]
+)
 
 
 class Bench:
-    """One row's table and program, filled."""
+    """One load's table and program, filled."""
 
-    def __init__(self, row: Row, varied: Varied) -> None:
-        self._row, self._varied = row, varied
-        self._kernel = DistributorKernel.load(1, None, row.connections, 7)
+    def __init__(self, load: Load, varied: Varied, hook: str) -> None:
+        self._load, self._varied = load, varied
+        self._kernel = DistributorKernel.load(1, None, load.connections, 7)
+        self._program = PROGRAMS[hook](self._kernel)
+        self._seen = load.live
         self._fill()
-        varied.plan(Order.IN_TURN, row.live)
-        self._send(SYN, row.live)
-        if row.established:
-            self._send(ACK, row.live)
+        self._plan(Order.IN_TURN, load.live)
+        self._send(SYN, load.live)
+        if load.established:
+            self._plan(Order.IN_TURN, load.live)
+            self._send(ACK, load.live)
 
-    def measure(self) -> float:
+    def measure(self, packets: int) -> Mapping[Row, float]:
         """Nanoseconds per packet."""
-        row = self._row
-        self._varied.plan(row.order, row.flows, row.live)
-        empty = self._varied.run(self._varied.empty, self._frame(row.flags), row.packets)
-        self._varied.plan(row.order, row.flows, self._seen)
-        self._seen += row.packets
-        return self._send(row.flags, row.packets) - empty
+        load = self._load
+        self._plan(load.order, load.flows, load.live)
+        empty = self._varied.run(self._varied.empty, self._frame(load.flags), packets)
+        self._plan(load.order, load.flows, self._seen)
+        self._seen += packets
+        return {load.row: self._send(load.flags, packets) - empty}
 
     def close(self) -> None:
         self._kernel.close()
 
+    def _plan(self, order: Order, flows: int, first: int = 0) -> None:
+        self._varied.plan(order, flows, first, self._load.listeners, FIRST)
+
     def _send(self, flags: int, packets: int) -> int:
-        return self._varied.run(self._kernel.program, self._frame(flags), packets)
+        return self._varied.run(self._program, self._frame(flags), packets)
 
     def _frame(self, flags: int) -> bytes:
-        segment = tcp(0x8000, self._row.port, flags)
-        return ethernet(MAC, ROUTER_MAC, 0x0800, ipv4(CLIENT, self._row.destination, 6, segment))
+        segment = tcp(0x8000, self._load.port, flags)
+        return ethernet(MAC, ROUTER_MAC, 0x0800, ipv4(CLIENT, self._load.destination, 6, segment))
 
     def _fill(self) -> None:
         kernel = self._kernel
-        self._seen = self._row.live
         for slot in (1, 2):
             hop = Hop(IPv4Address("10.0.0.1") + slot, PathKind.L2, 1)
             kernel.set_host(slot, HostRow(hop, hop, 100))
         kernel.set_selection(0, 0, [1, 2] * 2000)
         kernel.create_routes(0)
-        kernel.set_routes(
-            0,
-            {
-                (Protocol.TCP, SHARED): RouteRow(RouteKind.DISTRIBUTED, 0, 0b110),
-                (Protocol.TCP, UNIQUE): RouteRow(RouteKind.UNIQUE, 1, 0b10),
-            },
-        )
+        shared = RouteRow(RouteKind.DISTRIBUTED, 0, 0b110)
+        ports = range(FIRST, FIRST + self._load.listeners)
+        kernel.set_routes(0, {(Protocol.TCP, port): shared for port in (SHARED, *ports)})
+        kernel.set_routes(0, {(Protocol.TCP, UNIQUE): RouteRow(RouteKind.UNIQUE, 1, 0b10)})
         kernel.set_vip(VIP, 0, MAC)
 
 
-def measure(rows: Sequence[Row], rounds: int) -> dict[str, list[float]]:
-    varied = Varied(lines=MILLION)
-    benches = {row.name: Bench(row, varied) for row in rows}
-    found: dict[str, list[float]] = {row.name: [] for row in rows}
-    found[MEMORY] = []
-    for _ in range(rounds):
-        found[MEMORY].append(measure_memory(varied))
-        for name, bench in benches.items():
-            found[name].append(bench.measure())
-    for bench in benches.values():
-        bench.close()
-    varied.close()
-    return found
+def measure(rounds: int, seconds: int, loads: Sequence[Load] = LOADS) -> list[Series]:
+    """Half a million packets a round for each of `seconds`, which is less than a second."""
+    packets = seconds * 500_000
+    with ExitStack() as stack:
+        cases = [case for hook in PROGRAMS for case in _cases(stack, hook, loads, packets)]
+        return alternate(PART, cases, rounds)
 
 
-def measure_memory(varied: Varied) -> float:
+def _cases(stack: ExitStack, hook: str, loads: Sequence[Load], packets: int) -> Iterator[Case]:
+    varied = Varied(MILLION, hook)
+    stack.callback(varied.close)
+    for load in loads:
+        bench = Bench(load, varied, hook)
+        stack.callback(bench.close)
+        yield Case(f"anyport, {hook.upper()}", partial(bench.measure, packets))
+    if hook == "tc":
+        yield Case("memory", partial(measure_memory, varied, packets))
+
+
+def measure_memory(varied: Varied, packets: int) -> Mapping[Row, float]:
     """Nanoseconds for one line somewhere in 64 MiB: no table of a million flows is faster."""
     frame = ethernet(MAC, ROUTER_MAC, 0x0800, ipv4(CLIENT, VIP, 6, tcp(0x8000, SHARED, ACK)))
     varied.plan(Order.RANDOM, MILLION)
-    far = varied.run(varied.far, frame, 1_000_000)
-    return far - varied.run(varied.empty, frame, 1_000_000)
+    far = varied.run(varied.far, frame, packets)
+    return {MEMORY: far - varied.run(varied.empty, frame, packets)}
 
 
-def report(name: str, aim: int | str, figures: Sequence[float]) -> str:
-    median = statistics.median(figures)
-    return f"{name:48} {median:5.0f} {aim:>5} {min(figures):5.0f}-{max(figures):.0f}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="write every figure here")
-    options = parser.parse_args()
-    figures = measure(ROWS, options.rounds)
-    print(f"{'packet':48} {'ns':>5} {'aim':>5} least-most of {options.rounds} rounds")
-    for row in ROWS:
-        print(report(row.name, row.aim, figures[row.name]))
-    print(report(MEMORY, "", figures[MEMORY]))
-    if options.json:
-        rows = [{**asdict(row), "ns": figures[row.name]} for row in ROWS]
-        rows.append({"name": MEMORY, "ns": figures[MEMORY]})
-        options.json.write_text(json.dumps(rows, default=str, indent=1) + "\n")
+def main(arguments: Sequence[str] | None = None) -> None:
+    run_part(__doc__, measure, arguments)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,17 @@ class Results:
         return cls(raw["about"], [_series(one) for one in raw["series"]])
 
 
+def ratios(of: Series, to: Series) -> list[float]:
+    """Round by round: the two of a round met the same noise."""
+    return [a / b for a, b in zip(of.values, to.values, strict=True)]
+
+
 def ratio(of: Series, to: Series) -> float:
-    """Median over the rounds: the two of a round met the same noise."""
-    return statistics.median(a / b for a, b in zip(of.values, to.values, strict=True))
+    return statistics.median(ratios(of, to))
+
+
+def direct_of(row: Iterable[Series]) -> Series | None:
+    return next((one for one in row if one.subject == DIRECT), None)
 
 
 def rows_of(series: Iterable[Series]) -> dict[Row, list[Series]]:

@@ -3,6 +3,7 @@
  * Packets of many flows for BPF_PROG_RUN, which repeats one packet: `vary` gives
  * it the next flow's client and a fresh TTL, then calls the program measured.
  */
+#include <stdbool.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -21,9 +22,11 @@ enum order {
 };
 
 struct plan {
-	__u32 order; /* enum order */
-	__u32 mask;  /* of the flow's number: a power of two less one */
-	__u32 next;  /* IN_TURN */
+	__u32 order;	  /* enum order */
+	__u32 mask;	  /* of the flow's number: a power of two less one */
+	__u32 next;	  /* IN_TURN */
+	__u32 ports;	  /* that the flows are shared out to; 1: the frame's own */
+	__u32 first_port; /* of several */
 };
 
 struct {
@@ -38,7 +41,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, __u32);
-} measured SEC(".maps");
+} measured SEC(".maps"), measured_xdp SEC(".maps");
 
 struct line {
 	__u64 words[8];
@@ -65,22 +68,39 @@ static __always_inline __u32 flow_number(struct plan *plan)
 	}
 }
 
-SEC("tc")
-int vary(struct __sk_buff *skb)
+/* False: too short to be. */
+static __always_inline bool vary_frame(void *data, void *end)
 {
 	__u32 zero = 0, number;
 	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
-	struct iphdr *ip = (void *)(long)skb->data + sizeof(struct ethhdr);
+	struct iphdr *ip = data + sizeof(struct ethhdr);
 	struct tcphdr *tcp = (void *)(ip + 1);
 
-	if (!plan || (void *)(tcp + 1) > (void *)(long)skb->data_end)
-		return TC_ACT_SHOT;
+	if (!plan || (void *)(tcp + 1) > end)
+		return false;
 	number = flow_number(plan);
 	ip->ttl = 64;
 	ip->saddr = bpf_htonl(0x0a800000 + (number >> 15));
 	tcp->source = bpf_htons(0x8000 | (number & 0x7fff));
-	bpf_tail_call(skb, &measured, 0);
+	if (plan->ports > 1)
+		tcp->dest = bpf_htons(plan->first_port + number % plan->ports);
+	return true;
+}
+
+SEC("tc")
+int vary(struct __sk_buff *skb)
+{
+	if (vary_frame((void *)(long)skb->data, (void *)(long)skb->data_end))
+		bpf_tail_call(skb, &measured, 0);
 	return TC_ACT_SHOT;
+}
+
+SEC("xdp")
+int vary_xdp(struct xdp_md *xdp)
+{
+	if (vary_frame((void *)(long)xdp->data, (void *)(long)xdp->data_end))
+		bpf_tail_call(xdp, &measured_xdp, 0);
+	return XDP_DROP;
 }
 
 /* What the loop, `vary` and the call cost by themselves. */
@@ -88,6 +108,12 @@ SEC("tc")
 int empty(struct __sk_buff *skb)
 {
 	return TC_ACT_UNSPEC;
+}
+
+SEC("xdp")
+int empty_xdp(struct xdp_md *xdp)
+{
+	return XDP_PASS;
 }
 
 /* What one line costs that is somewhere in memory, the flow says where. */

@@ -19,20 +19,24 @@ class Order(enum.IntEnum):
 
 
 class Varied:
-    """Compiles and loads it. Raises KernelError."""
+    """Compiles and loads it. `hook`: `tc` or `xdp`, as the programs measured are. KernelError."""
 
-    def __init__(self, lines: int = 1) -> None:
+    def __init__(self, lines: int = 1, hook: str = "tc") -> None:
         """`lines` of 64 bytes for `far`: 1 << 20, or it does nothing."""
         self._object = loaded("varied", {"lines": lines})
-        self.empty = self._object.program("empty")
+        suffix = "" if hook == "tc" else f"_{hook}"
+        self.empty = self._object.program(f"empty{suffix}")
         self.far = self._object.program("far")
-        self._vary = self._object.program("vary")
+        self._vary = self._object.program(f"vary{suffix}")
         self._plans = self._object.map("plans")
-        self._measured = self._object.map("measured")
+        self._measured = self._object.map(f"measured{suffix}")
 
-    def plan(self, order: Order, flows: int, first: int = 0) -> None:
-        """So many flows, a power of two, from number `first` on."""
-        self._plans.update(bytes(4), struct.pack("<III", order, flows - 1, first))
+    def plan(
+        self, order: Order, flows: int, first: int = 0, ports: int = 1, first_port: int = 0
+    ) -> None:
+        """So many flows, a power of two, from number `first` on; shared out to `ports`."""
+        fields = struct.pack("<5I", order, flows - 1, first, ports, first_port)
+        self._plans.update(bytes(4), fields)
 
     def run(self, program: Program, frame: bytes, packets: int) -> int:
         """`frame` as that of so many packets' flows; nanoseconds for each."""

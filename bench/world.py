@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anyport.lab import Lab
+from anyport.model import Protocol
 from bench import peers, programs
 from bench.cluster import FIRST_PORT, VIP, Cluster, Settings
 from bench.rounds import progress
@@ -71,9 +72,9 @@ def _anyport(stack: ExitStack, files: Path, number: int, variant: Variant) -> Su
     _widen(lab, "client")
     directory = _made(files / lab.name)
     peers.serve(stack, lab, cluster.target, directory, VIP)
-    cluster.await_routes(len(peers.PORTS))
-    for kind in ("tcp", "udp"):
-        cluster.listeners(FLOOD_PORT, 1, kind).toggle()
+    cluster.await_routes(peers.PORTS)
+    for protocol in Protocol:
+        cluster.listeners(FLOOD_PORT, 1, protocol).toggle()
     if variant.listeners:
         cluster.listeners(FIRST_PORT, variant.listeners).toggle()
     return Subject(variant.name, lab, VIP, cluster.distributor, cluster.target)

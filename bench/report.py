@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/benchmarks.md and its plots from the figures: `python -m bench.report [RESULTS.json]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from bench.parts import PARTS
+from bench.plot import Bar, Group, figure, svg
+from bench.series import Results, Row, Series, direct_of, ratio, ratios, rows_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = DOCS / "benchmarks/results.json"
+
+HEAD = """\
+<!-- Written by `python -m bench.report` from benchmarks/results.json: change that, or bench/. -->
+# Benchmarks
+
+`make bench` measures all of this anew and writes this page ([bench/](../bench/report.py)); one part
+by itself: `python -m bench.requests --rounds 1 --seconds 1`. All subjects have their turn in each
+round, every second round in the opposite order. Figures are medians over the rounds; *of direct* is
+the median of each round's ratio to the connection without a forwarder; *least-most* is the spread.
+The aims are those that were set before anything was built.
+"""
+
+TAIL = """\
+## What this does not show
+
+- All hosts are namespaces of one machine and share its cores with client, servers and daemons: a
+  forwarder's cost is taken from the same CPUs as the load's. There is no NIC, no interrupt and no
+  wire, so the latency of a network is missing.
+- There is one target behind each forwarder, so that all have the same servers to feed. What
+  distribution over several gains is not in the figures.
+- Proxies do work that the others do not: they acknowledge and retransmit on either side. And they
+  hide the client's address.
+- With nftables answers go back through the forwarder, with anyport past it. That is a property of
+  each, not of the set-up.
+- Listeners were many with anyport alone: the peers have their ports from a configuration.
+- What else the machine did: see the spread, and the load before the run.
+- IPv6, fragments and ICMP are tested, not measured.
+"""
+
+
+def write(results: Results, docs: Path = DOCS) -> None:
+    plots = docs / "benchmarks"
+    plots.mkdir(parents=True, exist_ok=True)
+    sections = []
+    for part, module in PARTS.items():
+        if series := results.of(part):
+            title, _, text = (module.__doc__ or "").partition("\n")
+            (plots / f"{part}.svg").write_text(plot(title.split(":")[0], series))
+            sections.append("\n".join(_section(part, title, text.strip(), series)))
+    about = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in results.about.items())])
+    (docs / "benchmarks.md").write_text("\n".join([HEAD, about, "", *sections, TAIL]))
+
+
+def plot(title: str, series: Sequence[Series]) -> str:
+    """Ratios to direct where there is one, else the figures themselves."""
+    groups, unit = [], "of direct"
+    for row, found in rows_of(series).items():
+        base = direct_of(found)
+        unit = unit if base else row.unit
+        shown = [(one.subject, ratios(one, base) if base else one.values) for one in found]
+        bars = [Bar(name, median(v), min(v), max(v)) for name, v in shown]
+        groups.append(Group(row.name, bars))
+    return svg(f"{title} ({unit})", groups)
+
+
+def _section(part: str, title: str, text: str, series: Sequence[Series]) -> Iterator[str]:
+    yield f"## {title.split(':')[0].rstrip('.')}\n"
+    yield f"`python -m bench.{part}`. {text}\n"
+    yield "| | subject | median | of direct | least-most | aim |"
+    yield "|---|---|--:|--:|--:|---|"
+    for row, found in rows_of(series).items():
+        yield from _lines(row, found)
+    yield f"\n![{part}](benchmarks/{part}.svg)\n"
+
+
+def _lines(row: Row, found: Sequence[Series]) -> Iterator[str]:
+    base, label = direct_of(found), f"{row.name} ({row.unit})"
+    for one in found:
+        share = f"{ratio(one, base):.2f}" if base and one is not base else ""
+        spread = f"{figure(min(one.values))}-{figure(max(one.values))}"
+        aim = row.aim if one.subject.startswith("anyport") else ""
+        yield f"| {label} | {one.subject} | {figure(one.median)} | {share} | {spread} | {aim} |"
+        label = ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="docs/benchmarks.md from the figures.")
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
+    parser.add_argument("--docs", type=Path, default=DOCS)
+    options = parser.parse_args()
+    write(Results.load(options.results), options.docs)
+
+
+if __name__ == "__main__":
+    main()
