@@ -35,7 +35,7 @@ $(VENV)/.demo: $(VENV)/.host
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	packaging/install-packages $(DEV_PACKAGES)
+	packaging/install-packages $(DEV_PACKAGES) $(BENCH_PACKAGES)
 	$(PIP_INSTALL) --editable '.[dev]'
 	touch $@
 
@@ -64,7 +64,7 @@ check: $(VENV)/.dev bpf
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	clang-format --dry-run --Werror bpf/*.c bpf/*.h
+	clang-format --dry-run --Werror bpf/*.c bpf/*.h bench/*.c
 
 demo: $(VENV)/.demo bpf
 	$(BIN)/python -m demo

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bulk transfers, by iperf3: `python -m bench.bulk`. Up is from the client to the target."""
+"""Bulk transfers, by iperf3: `python -m bench.bulk`.
+
+Up is from the client to the target. What counts is what the receiver has read.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,10 @@ def measure(rounds: int, seconds: int) -> list[Series]:
 
 
 def measure_one(subject: Subject, seconds: int) -> Mapping[Row, float]:
-    return {row: _iperf(subject, seconds, *options) for row, options in SHAPES.items()}
+    return {row: iperf(subject, seconds, *options) for row, options in SHAPES.items()}
 
 
-def _iperf(subject: Subject, seconds: int, *options: str) -> float:
+def iperf(subject: Subject, seconds: int, *options: str) -> float:
     """Gbit/s at the receiver."""
     to = ["-c", subject.address, "-p", str(BULK), "-t", str(seconds), "--json"]
     said = json.loads(subject.ask("iperf3", *to, *options))

@@ -39,10 +39,10 @@ TARGETS = {name: Target(name, 100) for name in HOSTS}
 ONE_HOST, BOTH = Distributed((TARGETS["a"],)), Distributed(tuple(TARGETS.values()))
 
 
-def measure(rounds: int, seconds: int, many: int = MANY) -> list[Series]:
+def measure(rounds: int, seconds: int, many: int = MANY, lab: str = "benchchanges") -> list[Series]:
     """Each change once a round, however long it takes."""
     with ExitStack() as stack:
-        cluster = stack.enter_context(Cluster("benchchanges"))
+        cluster = stack.enter_context(Cluster(lab))
         kernel = DistributorKernel.load(1, None, 1 << 16, 7)
         stack.callback(kernel.close)
         programmer = Programmer(kernel, {})

@@ -33,7 +33,7 @@ class Cluster:
     def __init__(self, name: str, settings: Settings | None = None) -> None:
         """`settings`: sections of the hosts' configuration."""
         self.lab = Lab(name)
-        self.lab.down()  # of a run that was killed
+        self.lab.down()  # what a killed run left
         self.lab.up(2, [{"vip": VIP}], settings)
         self._programs: list[subprocess.Popen[str]] = []
         (vip,) = self.lab.client("host1").get("status")["vips"]

@@ -37,7 +37,7 @@ SYNS = Row("SYNs of new flows", "million/s", "≥ 1.1 by XDP")
 ACKS = Row("ACKs of 65,536 established flows", "million/s")
 DATAGRAMS = Row("UDP of 65,536 flows", "million/s")
 MANY_FLOWS, NEW_FLOWS = 1 << 16, 1 << 30
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 _FRAME_BYTES = 60
 _LIVE_FRAMES = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
 _PLAN = struct.Struct("=64s5I8s")  # struct plan

@@ -2,8 +2,7 @@
 """Nanoseconds per packet of the distributor's program, by BPF_PROG_RUN: `python -m bench.packet`.
 
 Each row is what `distribute` takes for a packet net of an empty program that is
-reached the same way; medians over rounds that alternate between the two and
-between the rows. No packet leaves the machine: what the kernel does after the
+reached the same way, just before. No packet leaves the machine: what the kernel does after the
 program (neighbour, queue, driver) is not in the figures.
 """
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -14,6 +15,9 @@ from bench.series import Results, Row, Series, direct_of, ratio, ratios, rows_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "benchmarks/results.json"
+
+_END_OF_RATIOS = 2.5
+_END_OF_UNITS = {"ns": 400.0, "bytes": 300.0}  # else each row has a scale of its own
 
 HEAD = """\
 <!-- Written by `python -m bench.report` from benchmarks/results.json: change that, or bench/. -->
@@ -59,19 +63,22 @@ def write(results: Results, docs: Path = DOCS) -> None:
 
 def plot(title: str, series: Sequence[Series]) -> str:
     """Ratios to direct where there is one, else the figures themselves."""
-    groups, unit = [], "of direct"
+    groups: list[Group] = []
+    unit: str = "of direct"
+    end: float | None = _END_OF_RATIOS
     for row, found in rows_of(series).items():
         base = direct_of(found)
-        unit = unit if base else row.unit
+        if base is None:
+            unit, end = row.unit, _END_OF_UNITS.get(row.unit)
         shown = [(one.subject, ratios(one, base) if base else one.values) for one in found]
         bars = [Bar(name, median(v), min(v), max(v)) for name, v in shown]
         groups.append(Group(row.name, bars))
-    return svg(f"{title} ({unit})", groups)
+    return svg(f"{title} ({unit})", groups, end)
 
 
 def _section(part: str, title: str, text: str, series: Sequence[Series]) -> Iterator[str]:
-    yield f"## {title.split(':')[0].rstrip('.')}\n"
-    yield f"`python -m bench.{part}`. {text}\n"
+    yield f"## {title.split(':')[0]}\n"
+    yield textwrap.fill(f"`python -m bench.{part}`. {text}".strip(), 100) + "\n"
     yield "| | subject | median | of direct | least-most | aim |"
     yield "|---|---|--:|--:|--:|---|"
     for row, found in rows_of(series).items():

@@ -56,18 +56,21 @@ VARIANTS = (Variant("anyport"), Variant(f"anyport, {MANY:,} listeners", MANY))
 
 
 @contextlib.contextmanager
-def world(variants: Sequence[Variant] = VARIANTS) -> Iterator[list[Subject]]:
-    """`direct` first, then anyport, then the peers; nothing is left behind."""
+def world(variants: Sequence[Variant] = VARIANTS, prefix: str = "bench") -> Iterator[list[Subject]]:
+    """`direct` first, then anyport, then the peers; nothing is left behind.
+
+    The labs' names begin with `prefix`; what a killed run left of them goes first.
+    """
     with ExitStack() as stack:
         progress("setting up the labs")
         files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anyport-bench-")))
-        direct, *others = _peers(stack, files)
-        anyport = [_anyport(stack, files, number, v) for number, v in enumerate(variants)]
+        direct, *others = _peers(stack, files, f"{prefix}peers")
+        anyport = [_anyport(stack, files, f"{prefix}{n}", v) for n, v in enumerate(variants)]
         yield [direct, *anyport, *others]
 
 
-def _anyport(stack: ExitStack, files: Path, number: int, variant: Variant) -> Subject:
-    cluster = stack.enter_context(Cluster(f"bench{number}", variant.settings))
+def _anyport(stack: ExitStack, files: Path, name: str, variant: Variant) -> Subject:
+    cluster = stack.enter_context(Cluster(name, variant.settings))
     lab = cluster.lab
     _widen(lab, "client")
     directory = _made(files / lab.name)
@@ -80,9 +83,9 @@ def _anyport(stack: ExitStack, files: Path, number: int, variant: Variant) -> Su
     return Subject(variant.name, lab, VIP, cluster.distributor, cluster.target)
 
 
-def _peers(stack: ExitStack, files: Path) -> list[Subject]:
-    lab, target = Lab("benchpeers"), "host1"
-    lab.down()  # of a run that was killed
+def _peers(stack: ExitStack, files: Path, name: str) -> list[Subject]:
+    lab, target = Lab(name), "host1"
+    lab.down()
     stack.callback(lab.down)
     lab.build(1 + len(peers.ALL))
     _widen(lab, "client")

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From figures to the document, and how rounds alternate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench import report, requests
+from bench.plot import Bar, Group, svg
+from bench.rounds import Case, alternate
+from bench.series import DIRECT, Results, Row, Series, ratio
+
+ROW = Row("keep-alive requests", "1/s", "≥ 0.97 of direct")
+BASE = Series("requests", ROW, DIRECT, [100.0, 200.0, 50.0])
+OURS = Series("requests", ROW, "anyport", [90.0, 100.0, 45.0])
+RESULTS = Results({"date": "today"}, [BASE, OURS])
+
+WRK = """\
+Running 1s test @ http://10.77.0.1/
+  Latency Distribution
+     50%  850.00us
+     99%    4.59ms
+  51108 requests in 1.00s, 7.41MB read
+Requests/sec:  51108.61
+"""
+
+
+def test_a_ratio_is_that_of_rounds_not_of_medians() -> None:
+    one = Series("requests", ROW, "peer", [10.0, 180.0, 50.0])
+    assert one.median / BASE.median == 0.5
+    assert ratio(one, BASE) == 0.9
+
+
+def test_figures_come_back_from_the_file(tmp_path: Path) -> None:
+    RESULTS.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json") == RESULTS
+
+
+def test_the_document_has_each_figure_beside_its_aim(tmp_path: Path) -> None:
+    report.write(RESULTS, tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert "| keep-alive requests (1/s) | direct | 100 |  | 50.0-200 |  |" in text
+    assert "|  | anyport | 90.0 | 0.90 | 45.0-100 | ≥ 0.97 of direct |" in text
+    assert "| date | today |" in text
+    ElementTree.parse(tmp_path / "benchmarks/requests.svg")
+
+
+def test_a_bar_ends_where_the_scale_does() -> None:
+    drawing = svg("a < b", [Group("row", [Bar("anyport", 9.0, 1.0, 12.0)])], end=3.0)
+    whole = ElementTree.fromstring(drawing)
+    bars = [r for r in whole.iter("{http://www.w3.org/2000/svg}rect") if r.get("height") == "13"]
+    assert [bar.get("width") for bar in bars] == ["420.0"]
+
+
+def test_every_second_round_goes_backwards() -> None:
+    turns: list[str] = []
+
+    def take(name: str) -> Mapping[Row, float]:
+        turns.append(name)
+        return {ROW: float(len(turns))}
+
+    found = alternate("requests", [Case(name, partial(take, name)) for name in "abc"], 3)
+    assert "".join(turns) == "abccbaabc"
+    assert {series.subject: list(series.values) for series in found} == {
+        "a": [1.0, 6.0, 7.0],
+        "b": [2.0, 5.0, 8.0],
+        "c": [3.0, 4.0, 9.0],
+    }
+
+
+def test_what_wrk_says() -> None:
+    assert requests.rate(WRK) == 51108.61
+    assert requests.latency(WRK, 50) == 850.0
+    assert requests.latency(WRK, 99) == pytest.approx(4590.0)
+    assert requests.failed(WRK) == ""
+    errors = "  Socket errors: connect 1, read 0, write 0, timeout 0\n"
+    assert requests.failed(WRK + errors) == errors.strip()
