@@ -12,6 +12,7 @@ import pytest
 
 from anyport.lab import Lab
 from bench import bulk, changes, memory, packet, requests
+from bench.cluster import FIRST_PORT, Cluster
 from bench.compiled import loaded
 from bench.flood import ACKS, DATAGRAMS, SYNS, Flood
 from bench.series import DIRECT
@@ -81,6 +82,15 @@ def test_memory() -> None:
     assert anyport.median >= 32  # a record; there are empty ones beside it
     assert lru.median > 0
     assert conntrack.median > 0
+
+
+def test_a_change_is_waited_for() -> None:
+    with Cluster(f"{PREFIX}c") as cluster:
+        listeners = cluster.listeners(FIRST_PORT, 30)
+        for there in (True, False):
+            listeners.toggle()
+            rows = cluster.lab.client(cluster.distributor).get("ports")
+            assert {row["port"] for row in rows} == (set(range(10_000, 10_030)) if there else set())
 
 
 def test_changes() -> None:
