@@ -36,9 +36,11 @@ def measure_one(subject: Subject, seconds: int) -> Mapping[Row, float]:
 
 
 def iperf(subject: Subject, seconds: int, *options: str) -> float:
-    """Gbit/s at the receiver."""
+    """Gbit/s at the receiver. Raises RuntimeError with what iperf3 says instead."""
     to = ["-c", subject.address, "-p", str(BULK), "-t", str(seconds), "--json"]
     said = json.loads(subject.ask("iperf3", *to, *options))
+    if "error" in said:
+        raise RuntimeError(f"{subject.name}: iperf3: {said['error']}")
     return float(said["end"]["sum_received"]["bits_per_second"]) / 1e9
 
 

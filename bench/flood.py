@@ -29,13 +29,14 @@ from bench.command import run_part
 from bench.compiled import loaded
 from bench.rounds import Case, alternate
 from bench.series import Row, Series
-from bench.world import FLOOD_PORT, Subject, world
+from bench.world import FLOOD_PORT, VARIANTS, Subject, Variant, world
 from tests.support.packets import ACK, SYN, checksum, ethernet, ipv4, tcp, udp
 
 PART = "flood"
 SYNS = Row("SYNs of new flows", "million/s", "≥ 1.1 by XDP")
 ACKS = Row("ACKs of 65,536 established flows", "million/s")
 DATAGRAMS = Row("UDP of 65,536 flows", "million/s")
+XDP = Variant("anyport, XDP", settings={"distributor": {"hook": "xdp"}})
 MANY_FLOWS, NEW_FLOWS = 1 << 16, 1 << 30
 CHUNK = 1 << 16
 _FRAME_BYTES = 60
@@ -128,7 +129,7 @@ class Flood:
 
 
 def measure(rounds: int, seconds: int) -> list[Series]:
-    with world() as subjects, ExitStack() as stack:
+    with world((*VARIANTS, XDP)) as subjects, ExitStack() as stack:
         program = loaded("flood")
         stack.callback(program.close)
         floods = {s.name: Flood(s, program) for s in subjects if not s.is_proxy}

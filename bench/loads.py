@@ -21,12 +21,13 @@ class Load:
     """`live` connections are in a table of `connections` before packets of `flows` come.
 
     They are shared out to as many ports as there are `listeners`. All but a
-    few packets must be decided as `verdict`, or it was not this that was measured.
+    few packets must be decided as `verdict`, or it was not this that was measured;
+    None: they are not counted.
     """
 
     name: str
     aim: int | None = None
-    verdict: Verdict = Verdict.ESTABLISHED
+    verdict: Verdict | None = Verdict.ESTABLISHED
     port: int = SHARED
     flags: int = ACK
     destination: IPv4Address = VIP
@@ -65,7 +66,7 @@ NEW = Load(
     connections=MILLION,
 )
 LOADS = (
-    Load("not for the VIP", 15, Verdict.NOT_OURS, destination=ELSEWHERE),
+    Load("not for the VIP", 15, None, destination=ELSEWHERE),
     ONE,
     THOUSANDS,
     MILLIONS,

@@ -12,7 +12,7 @@ from bench.series import Row, Series
 
 @dataclass(frozen=True)
 class Case:
-    """`measure` runs once and gives the figures of one row, or of a few."""
+    """`measure` runs once and gives the figures of one row, or of a few; RuntimeError: not now."""
 
     subject: str
     measure: Callable[[], Mapping[Row, float]]
@@ -24,9 +24,18 @@ def alternate(part: str, cases: Sequence[Case], rounds: int) -> list[Series]:
     for number in range(rounds):
         progress(f"{part}: round {number + 1} of {rounds}")
         for case in cases if number % 2 == 0 else reversed(cases):
-            for row, value in case.measure().items():
+            for row, value in _measured(case).items():
                 found.setdefault((row, case.subject), []).append(value)
     return [Series(part, row, subject, values) for (row, subject), values in found.items()]
+
+
+def _measured(case: Case) -> Mapping[Row, float]:
+    """Of what failed once (a server still busy, an answer that timed out) not all need fail."""
+    try:
+        return case.measure()
+    except RuntimeError as error:
+        progress(f"again: {error}")
+        return case.measure()
 
 
 def progress(text: str) -> None:

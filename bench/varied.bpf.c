@@ -27,6 +27,8 @@ struct plan {
 	__u32 next;	  /* IN_TURN */
 	__u32 ports;	  /* that the flows are shared out to; 1: the frame's own */
 	__u32 first_port; /* of several */
+	__u32 mac_head;	  /* whom frames are for: XDP writes another in its place */
+	__u16 mac_tail;
 };
 
 struct {
@@ -78,6 +80,8 @@ static __always_inline bool vary_frame(void *data, void *end)
 
 	if (!plan || (void *)(tcp + 1) > end)
 		return false;
+	*(__u32 *)data = plan->mac_head;
+	*(__u16 *)(data + 4) = plan->mac_tail;
 	number = flow_number(plan);
 	ip->ttl = 64;
 	ip->saddr = bpf_htonl(0x0a800000 + (number >> 15));
@@ -95,7 +99,7 @@ int vary(struct __sk_buff *skb)
 	return TC_ACT_SHOT;
 }
 
-SEC("xdp")
+SEC("xdp.frags")
 int vary_xdp(struct xdp_md *xdp)
 {
 	if (vary_frame((void *)(long)xdp->data, (void *)(long)xdp->data_end))
@@ -110,7 +114,7 @@ int empty(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-SEC("xdp")
+SEC("xdp.frags")
 int empty_xdp(struct xdp_md *xdp)
 {
 	return XDP_PASS;

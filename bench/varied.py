@@ -21,8 +21,9 @@ class Order(enum.IntEnum):
 class Varied:
     """Compiles and loads it. `hook`: `tc` or `xdp`, as the programs measured are. KernelError."""
 
-    def __init__(self, lines: int = 1, hook: str = "tc") -> None:
-        """`lines` of 64 bytes for `far`: 1 << 20, or it does nothing."""
+    def __init__(self, mac: bytes, lines: int = 1, hook: str = "tc") -> None:
+        """Frames are for `mac`; `lines` of 64 bytes for `far`: 1 << 20, or it does nothing."""
+        self._mac = mac
         self._object = loaded("varied", {"lines": lines})
         suffix = "" if hook == "tc" else f"_{hook}"
         self.empty = self._object.program(f"empty{suffix}")
@@ -35,7 +36,7 @@ class Varied:
         self, order: Order, flows: int, first: int = 0, ports: int = 1, first_port: int = 0
     ) -> None:
         """So many flows, a power of two, from number `first` on; shared out to `ports`."""
-        fields = struct.pack("<5I", order, flows - 1, first, ports, first_port)
+        fields = struct.pack("<5I8s", order, flows - 1, first, ports, first_port, self._mac)
         self._plans.update(bytes(4), fields)
 
     def run(self, program: Program, frame: bytes, packets: int) -> int:

@@ -14,12 +14,13 @@ from anyport.lab import Lab
 from bench import bulk, changes, memory, packet, requests
 from bench.cluster import FIRST_PORT, Cluster
 from bench.compiled import loaded
-from bench.flood import ACKS, DATAGRAMS, SYNS, Flood
+from bench.flood import ACKS, DATAGRAMS, SYNS, XDP, Flood
+from bench.loads import LOADS, NEW
 from bench.series import DIRECT
 from bench.world import Subject, Variant, world
 
 PROGRAMS = ("wrk", "iperf3", "nft", "haproxy", "nginx")
-ANYPORT, PEERS = "anyport", {"nftables DNAT", "HAProxy", "nginx stream"}
+ANYPORT, PEERS = "anyport", ("nftables DNAT", "HAProxy", "nginx stream")
 PREFIX = f"bt{os.getpid()}"
 
 pytestmark = [
@@ -32,13 +33,12 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def subjects() -> Iterator[dict[str, Subject]]:
-    with world([Variant(ANYPORT, listeners=20)], PREFIX) as subjects:
+    with world([Variant(ANYPORT, listeners=20), XDP], PREFIX) as subjects:
         yield {subject.name: subject for subject in subjects}
 
 
 def test_all_are_compared(subjects: dict[str, Subject]) -> None:
-    assert list(subjects)[:2] == [DIRECT, ANYPORT]
-    assert set(subjects) == {DIRECT, ANYPORT} | PEERS
+    assert list(subjects) == [DIRECT, ANYPORT, XDP.name, *PEERS]
 
 
 @pytest.mark.parametrize("name", [DIRECT, ANYPORT])
@@ -50,7 +50,7 @@ def test_requests(subjects: dict[str, Subject], name: str) -> None:
     assert found[requests.KEPT] > 0
 
 
-@pytest.mark.parametrize("name", [ANYPORT, *sorted(PEERS)])
+@pytest.mark.parametrize("name", [ANYPORT, *PEERS])
 def test_bulk(subjects: dict[str, Subject], name: str) -> None:
     assert bulk.iperf(subjects[name], 1, "-P2") > 0
 
@@ -69,11 +69,12 @@ def test_flood(subjects: dict[str, Subject]) -> None:
 
 def test_packet() -> None:
     """Of each kind one; a table that holds 64 connections instead of a million."""
-    many = next(load for load in packet.LOADS if load.listeners == 60_000)
-    loads = [replace(load, live=64, connections=1 << 10) for load in (packet.NEW, many)]
+    many = next(load for load in LOADS if load.listeners == 60_000)
+    loads = [replace(load, live=64, connections=1 << 10) for load in (NEW, many)]
     found = packet.measure(2, 1, loads)
-    rows = [series.row for series in found if series.subject == "anyport, TC"]
-    assert rows == [load.row for load in loads]
+    for hook in ("TC", "XDP"):
+        rows = [series.row for series in found if series.subject == f"anyport, {hook}"]
+        assert rows == [load.row for load in loads]
     assert all(len(series.values) == 2 for series in found)
 
 

@@ -73,6 +73,18 @@ def test_every_second_round_goes_backwards() -> None:
     }
 
 
+def test_what_failed_once_is_tried_again() -> None:
+    turns = iter([False, True])
+
+    def measure() -> Mapping[Row, float]:
+        if not next(turns):
+            raise RuntimeError("busy")
+        return {ROW: 1.0}
+
+    (found,) = alternate("requests", [Case("a", measure)], 1)
+    assert list(found.values) == [1.0]
+
+
 def test_what_wrk_says() -> None:
     assert requests.rate(WRK) == 51108.61
     assert requests.latency(WRK, 50) == 850.0
