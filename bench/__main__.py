@@ -22,6 +22,8 @@ def main() -> int:
     chosen = options.parse_args()
     leave_by_signal()
     machine = about(chosen.rounds, chosen.seconds)
+    if chosen.parts != list(PARTS):
+        machine["parts"] = ", ".join(chosen.parts)
     series: list[Series] = []
     failed = []
     for part in chosen.parts:
