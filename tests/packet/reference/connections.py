@@ -17,7 +17,7 @@ Clock = Callable[[], float]
 LIVELY = 60.0
 """Within it a SYN does not move an established connection (RFC 5961 4: it is challenged)."""
 
-NEW, ESTABLISHED, CLOSING = ConnectionState
+NEW, ESTABLISHED, CLOSING, RESET = ConnectionState
 
 
 @dataclass
@@ -78,8 +78,10 @@ class Connections:
 
 def after(state: ConnectionState, sent: Sent) -> ConnectionState:
     """What the client has shown by the packet; a SYN again, in TIME_WAIT, begins anew."""
-    if sent.closes:
-        return CLOSING
+    if sent.resets:
+        return RESET
     if sent.is_syn:
-        return NEW if state is CLOSING else state
+        return NEW if state in (CLOSING, RESET) else state
+    if sent.closes:
+        return state if state is RESET else CLOSING
     return ESTABLISHED if state is NEW else state

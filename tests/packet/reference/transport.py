@@ -31,6 +31,8 @@ class Sent:
     opens: bool
     """A SYN, or any datagram: may begin a connection."""
     closes: bool
+    """A FIN or an RST."""
+    resets: bool = False
 
     @property
     def is_syn(self) -> bool:
@@ -51,7 +53,7 @@ def _read_tcp(packet: Packet) -> Sent:
         raise dropped("drop_malformed")
     opens = flags & (SYN | ACK | RST | FIN) == SYN
     flow = Flow(Protocol.TCP, packet.source, client_port, port)
-    return Sent(flow, opens, bool(flags & (FIN | RST)))
+    return Sent(flow, opens, bool(flags & (FIN | RST)), bool(flags & RST))
 
 
 def _read_udp(packet: Packet) -> Sent:
