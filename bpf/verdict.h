@@ -85,7 +85,7 @@ static __always_inline __u64 choose_owner(const struct packet *packet, const str
 {
 	struct home home;
 
-	if (packet->flow.protocol == UDP || !(packet->opens || packet->closes))
+	if (packet->flow.protocol == UDP || !(packet->opens || packet->closes || packet->resets))
 		return chosen(VERDICT_UNIQUE, route->target);
 	home = home_of(vip_index, &packet->flow);
 	if (follow_connection(&home, packet, route) != route->target && packet->opens)

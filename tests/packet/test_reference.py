@@ -56,7 +56,7 @@ def twin(request: pytest.FixtureRequest) -> Iterator[Twin]:
         yield twin
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS)
 def test_the_program_says_what_the_model_says(twin: Twin, steps: list[Step]) -> None:
     """Verdict, target, exact bytes, and whom the connections are with; whatever happened before."""

@@ -140,7 +140,7 @@ def is_run(frame: bytes) -> bool:
 def _reset(world: World) -> None:
     for index in SELECTIONS:
         world.kernel.set_selection(index, 0, [])
-    world.kernel.set_host(LAST_SLOT, HostRow(NO_HOP, NO_HOP, 0))
+    world.kernel.set_host(LAST_SLOT, HostRow(NO_HOP, NO_HOP, 1))  # else no count of it is read
     world.kernel.delete_vip(EXTRA)
     world.kernel.clear_routes(EXTRA_ROW)
     for protocol in Protocol:
