@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anyport.lab import Lab
+from anyport.lab.node import LAN
 from anyport.model import Protocol
 from bench import peers, programs
 from bench.cluster import FIRST_PORT, VIP, Cluster, Settings
@@ -72,6 +73,7 @@ def world(variants: Sequence[Variant] = VARIANTS, prefix: str = "bench") -> Iter
 def _anyport(stack: ExitStack, files: Path, name: str, variant: Variant) -> Subject:
     cluster = stack.enter_context(Cluster(name, variant.settings))
     lab = cluster.lab
+    _only_switch(lab)
     _widen(lab, "client")
     directory = _made(files / lab.name)
     peers.serve(stack, lab, cluster.target, directory, VIP)
@@ -88,6 +90,7 @@ def _peers(stack: ExitStack, files: Path, name: str) -> list[Subject]:
     lab.down()
     stack.callback(lab.down)
     lab.build(1 + len(peers.ALL))
+    _only_switch(lab)
     _widen(lab, "client")
     peers.serve(stack, lab, target, _made(files / target), "0.0.0.0")
     found = [Subject(DIRECT, lab, lab.node(target).address, target, target)]
@@ -96,6 +99,13 @@ def _peers(stack: ExitStack, files: Path, name: str) -> list[Subject]:
         peer.start(stack, lab, host, target, _made(files / host))
         found.append(Subject(peer.name, lab, lab.node(host).address, host, target, peer.is_proxy))
     return found
+
+
+def _only_switch(lab: Lab) -> None:
+    """The bridge is a wire here: nothing filters what crosses it (-e: where anything could)."""
+    kinds = ("iptables", "ip6tables", "arptables")
+    off = (f"net.bridge.bridge-nf-call-{kind}=0" for kind in kinds)
+    programs.run(lab, LAN, "sysctl", "-e", "-qw", *off)
 
 
 def _widen(lab: Lab, node: str) -> None:
