@@ -312,7 +312,7 @@ def sound(world: World) -> None:
 
 @pytest.fixture(scope="module")
 def varied() -> Iterator[Varied]:
-    varied = Varied()
+    varied = Varied(MAC)
     yield varied
     varied.close()
 
