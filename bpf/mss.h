@@ -38,25 +38,42 @@ static __always_inline __u32 most_announced(struct __sk_buff *skb, __u32 headers
 	return mtu > headers ? mtu - headers : 0;
 }
 
+/* A walk over TCP's options: by bpf_loop, which the verifier goes through once. */
+struct option_walk {
+	struct __sk_buff *skb;
+	__u32 offset; /* in the frame: of the next one */
+	__u32 end;
+	struct option option; /* what stands there */
+	bool found;
+};
+
+/* One option on; 1 ends the walk. */
+static long next_option(__u32 position, struct option_walk *walk)
+{
+	struct option *option = &walk->option;
+
+	if (walk->offset + 2 > walk->end ||
+	    bpf_skb_load_bytes(walk->skb, walk->offset, option, 2) || option->kind == OPTION_END)
+		return 1;
+	walk->found = option->kind == OPTION_MSS;
+	if (walk->found || (option->kind != OPTION_NOTHING && option->length < 2))
+		return 1;
+	walk->offset += option->kind == OPTION_NOTHING ? 1 : option->length;
+	return 0;
+}
+
 /* Where the option lies, in the frame; 0: there is none. */
 static __always_inline __u32 find_mss(struct __sk_buff *skb, __u32 offset, __u32 end,
 				      struct option *option)
 {
-	for (__u32 i = 0; i < TCP_OPTIONS; i++) {
-		if (offset + 2 > end || bpf_skb_load_bytes(skb, offset, option, 2) ||
-		    option->kind == OPTION_END)
-			return 0;
-		if (option->kind == OPTION_MSS)
-			break;
-		if (option->kind != OPTION_NOTHING && option->length < 2)
-			return 0;
-		offset += option->kind == OPTION_NOTHING ? 1 : option->length;
-	}
-	if (option->kind != OPTION_MSS || option->length != sizeof(*option) ||
-	    offset + sizeof(*option) > end ||
-	    bpf_skb_load_bytes(skb, offset, option, sizeof(*option)))
+	struct option_walk walk = {.skb = skb, .offset = offset, .end = end};
+
+	bpf_loop(TCP_OPTIONS, next_option, &walk, 0);
+	if (!walk.found || walk.option.length != sizeof(*option) ||
+	    walk.offset + sizeof(*option) > end ||
+	    bpf_skb_load_bytes(skb, walk.offset, option, sizeof(*option)))
 		return 0;
-	return offset;
+	return walk.offset;
 }
 
 /* A sum is over pairs of bytes: of a number at an odd place, the halves change theirs. */

@@ -29,7 +29,7 @@ ROUTES = {
 }
 """What decided; other verdicts do not tell, or come before a route is looked for."""
 TO_TARGET = {*ROUTES, Verdict.ICMP_ERROR, Verdict.FRAGMENT} - {Verdict.NO_ROUTE}
-ANSWERED = {Verdict.ARP_REPLIED, Verdict.NDP_REPLIED}
+ANSWERED = {Verdict.ARP_REPLIED, Verdict.NDP_REPLIED, Verdict.TOO_BIG}
 AGAIN = {Verdict.FRAGMENT_HELD, Verdict.FRAGMENTS_RELEASED}
 """Kept, or put back into the queue: each is counted once more when its turn comes."""
 PASSED = {
@@ -38,6 +38,7 @@ PASSED = {
     Verdict.NDP_IGNORED,
     Verdict.DISTRIBUTED,
     Verdict.FENCED,
+    Verdict.MTU_LEARNT,
     Verdict.NO_ROUTE,
     Verdict.OTHER_PROTOCOL,
 }
