@@ -228,9 +228,10 @@ OTHERS = [
     untouched("to the VIP", w.ip_frame(ipv4(OWN, VIP, 4, segment(80)[14:]))),
     untouched("an outer header of 4 words", in_ipv4(segment(80), words=4)),
     untouched("another version outside", in_ipv4(segment(80), version=5)),
-    untouched(
+    refused(
         "to an IPv4 VIP, mapped",
-        in_outer(w.ip6_frame(ipv6(CLIENT6, MAPPED, 6, tcp(5000, 80))), STRANGER),
+        in_outer(w.ip6_frame(ipv6(CLIENT6, MAPPED, 6, tcp(5000, 80))), OUTER),
+        "drop_malformed",
     ),
     untouched("ICMP to this host", w.ip_frame(ipv4(CLIENT, OUTER, 1, icmp(8, 0, bytes(8))))),
     untouched("UDP to this host", w.ip_frame(ipv4(CLIENT, OUTER, 17, udp(5000, 80, b"x")))),

@@ -142,10 +142,10 @@ def connected(network: Network, vip: Address) -> tuple[socket.socket, socket.soc
     with network.within("client"):
         client = socket.socket(family(vip))
     with closing(listener):
-        client.settimeout(20)
+        client.settimeout(120)
         client.connect((str(vip), PORT))
         server, _ = listener.accept()
-    server.settimeout(20)
+    server.settimeout(120)
     return client, server
 
 
@@ -197,7 +197,7 @@ def test_datagrams_that_the_kernel_is_to_cut_apart(
         client = socket.socket(family(vip), socket.SOCK_DGRAM)
     with client, server:
         server.bind((str(vip), PORT))
-        server.settimeout(20)
+        server.settimeout(120)
         client.connect((str(vip), PORT))
         client.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT
         data = os.urandom(5500)
