@@ -343,7 +343,7 @@ def test_mss(target: TargetKernel, vip: Address, overhead: int, before: bytes, f
     {
         "none": b"",
         "no MSS": WINDOW_SCALE,
-        "behind the end": END + mss(1460),
+        "behind the end": END + b"\x02" + mss(1460),
         "of length 3": b"\x02\x03\x05\xb4",
         "behind one of length 0": b"\x03\x00" + mss(1460),
         "behind one of length 1": b"\x03\x01" + mss(1460),
