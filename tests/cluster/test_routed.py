@@ -172,6 +172,8 @@ def test_a_target_behind_the_router_is_one_like_any_other(cluster: LabCluster, v
     cluster.await_targets(53, EVERYBODY, "udp", vip)
     assert set(cluster.client.fetch(vip, 80, 60)) == EVERYBODY
     assert set(cluster.client.ask_udp(vip, 53, 60)) == EVERYBODY
+    counted = json.loads(cluster.anyport(FAR, "counters", "--json").stdout)
+    assert {row["reason"] for row in counted if row["program"] == "target"} >= {"decapsulated"}
 
 
 @VIPS

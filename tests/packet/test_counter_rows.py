@@ -22,11 +22,12 @@ from tests.support.packets import ACK, ethernet
 NAMES = {w.HERE: "here", w.A: "a"}
 """B has departed."""
 LISTENED = {"opened": 3, "leaks_refused": 0}
+TUNNELLED = {"decapsulated": 5, "drop_source": 0}
 
 
 @pytest.fixture
 def rows(world: World) -> CounterRows:
-    return CounterRows(world.kernel, lambda: LISTENED, NAMES.get)
+    return CounterRows(world.kernel, lambda: LISTENED, lambda: TUNNELLED, NAMES.get)
 
 
 def told(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -82,12 +83,17 @@ def test_vips_in_their_order_whatever_their_rows(world: World, rows: CounterRows
 
 def test_zeros_are_hidden_and_shown(world: World, rows: CounterRows) -> None:
     world.send(segment(w.CLOSED), segment(w.CLOSED, vip=VIP6))
-    assert [row["reason"] for row in rows.rows()] == ["no_route", "no_route", "opened"]
+    assert [row["reason"] for row in rows.rows()] == [
+        "no_route",
+        "no_route",
+        "decapsulated",
+        "opened",
+    ]
     every = rows.rows(zero=True)
     reasons = {row["reason"]: row["packets"] or row["events"] or 0 for row in every}
     zeros = {verdict.name.lower(): 0 for verdict in Verdict}
-    assert reasons == zeros | {"no_route": 1} | LISTENED
-    assert len(every) == len(Verdict) + 1 + len(LISTENED)
+    assert reasons == zeros | {"no_route": 1} | TUNNELLED | LISTENED
+    assert len(every) == len(Verdict) + 1 + len(TUNNELLED) + len(LISTENED)
 
 
 def test_of_one_vip(world: World, rows: CounterRows) -> None:

@@ -54,17 +54,20 @@ OUTCOMES = {
 class CounterRows:
     """Read from the kernel when asked for.
 
-    `events`: what listen.bpf.c counted. `name_of`: the present name of a host slot.
+    `events`: what listen.bpf.c counted. `tunnelled`: packets, by what target.bpf.c did to them.
+    `name_of`: the present name of a host slot.
     """
 
     def __init__(
         self,
         packets: DistributorKernel,
         events: Callable[[], Mapping[str, int]],
+        tunnelled: Callable[[], Mapping[str, int]],
         name_of: Callable[[int], str | None],
     ) -> None:
         self._packets = packets
         self._events = events
+        self._tunnelled = tunnelled
         self._name_of = name_of
 
     def rows(self, only: Address | None = None, zero: bool = False) -> list[Row]:
@@ -75,7 +78,7 @@ class CounterRows:
         rows = self.packets(zero and only is None)
         if only is not None:
             return [row for row in rows if row["vip"] == str(only)]
-        return rows + self._event_rows(zero)
+        return [*rows, *self._tunnel_rows(zero), *self._event_rows(zero)]
 
     def packets(self, zero: bool = False) -> list[Row]:
         """Those of the packet program. A target's decapsulation would stand beside them."""
@@ -113,12 +116,18 @@ class CounterRows:
 
     def _event_rows(self, zero: bool) -> list[Row]:
         """What listen.bpf.c saw and did, of this host; not by VIP."""
-        absent = dict.fromkeys(("vip", "route", "path", "target"))
         return [
-            {"program": "listen", **absent, "reason": name}
-            | {"packets": None, "bytes": None, "events": events}
+            _of_host("listen", name) | {"packets": None, "bytes": None, "events": events}
             for name, events in self._events().items()
             if events or zero
+        ]
+
+    def _tunnel_rows(self, zero: bool) -> list[Row]:
+        """Where the IPIP path ends; not by VIP."""
+        return [
+            _of_host("target", name) | {"packets": packets, "bytes": None, "events": None}
+            for name, packets in self._tunnelled().items()
+            if packets or zero
         ]
 
     def summary(self) -> dict[str, int]:
@@ -127,6 +136,11 @@ class CounterRows:
         for count in self._packets.counts():
             packets[count.verdict] += count.packets
         return {name: sum(packets[v] for v in verdicts) for name, verdicts in OUTCOMES.items()}
+
+
+def _of_host(program: str, reason: str) -> Row:
+    absent = dict.fromkeys(("vip", "route", "path", "target"))
+    return {"program": program, **absent, "reason": reason}
 
 
 def _order(counted: tuple[Address | None, Count]) -> tuple[int, bytes, int, Verdict]:

@@ -149,7 +149,7 @@ class Daemon:
         for task in (routes.run(), self._publisher.run(), agent.run(), distributor.run()):
             self._spawn(task)
         rows = Rows(self._mirror.cluster, agent, distributor)
-        counters = CounterRows(packets, listen.counters, rows.host_of)
+        counters = CounterRows(packets, listen.counters, tunnels.counters, rows.host_of)
         status = Status(
             config, self._mirror, self._publisher, agent, distributor, packets, hook, counters
         )
