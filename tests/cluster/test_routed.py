@@ -52,12 +52,16 @@ def cluster(shared: LabCluster) -> Iterator[LabCluster]:
 
 
 def path(cluster: LabCluster, here: str, host: str, vip: str) -> str:
+    return str(way(cluster, here, host, vip)["path"])
+
+
+def way(cluster: LabCluster, here: str, host: str, vip: str) -> Any:
     """As `anyport hosts` on `here` shows it."""
     family = "ipv6" if ":" in vip else "ipv4"
     rows = json.loads(cluster.anyport(here, "hosts", "--json").stdout)
     [row] = [row for row in rows if row["host"] == host]
-    [found] = [found["path"] for found in row["paths"] if found["family"] == family]
-    return str(found)
+    [found] = [found for found in row["paths"] if found["family"] == family]
+    return found
 
 
 def await_path(cluster: LabCluster, here: str, host: str, vip: str, expected: str) -> None:
@@ -65,6 +69,10 @@ def await_path(cluster: LabCluster, here: str, host: str, vip: str, expected: st
         lambda: path(cluster, here, host, vip) == expected,
         f"the path from {here} to {host} to be {expected}",
     )
+
+
+def await_end(cluster: LabCluster, here: str, vip: str, end: str) -> None:
+    eventually(lambda: way(cluster, here, FAR, vip)["address"] == end, f"the path to end at {end}")
 
 
 def other_candidate(cluster: LabCluster, vip: str) -> str:
@@ -256,6 +264,20 @@ def test_a_route_that_changes_moves_the_path_under_living_connections(
         await_path(cluster, here, target, vip, expected)
         assert connection.say(expected) == expected
         assert cluster.client.fetch(vip, 80, 3) == [target] * 3
+
+
+@VIPS
+def test_the_other_family_carries_what_its_own_cannot(cluster: LabCluster, vip: str) -> None:
+    """4in6 and 6in4; and back, under a living connection."""
+    here, node = cluster.distributor(vip), cluster.lab.node(FAR)
+    own, other = sorted((node.address, node.address6), key=lambda a: (":" in a) != (":" in vip))
+    cluster[FAR].listen(vip, 80)
+    cluster.await_targets(80, {FAR}, vip=vip)
+    connection = cluster.client.connect(vip, 80)
+    for verb, end in (("add", other), ("del", own)):
+        route(cluster, here, verb, "unreachable", own)
+        await_end(cluster, here, vip, end)
+        assert connection.echo(MEGABYTE)
 
 
 def test_a_host_may_wish_for_its_path(cluster: LabCluster) -> None:
