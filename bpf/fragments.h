@@ -75,16 +75,20 @@ static __always_inline bool same_key(const struct fragment_key *a, const struct 
 	       a->id == b->id && a->protocol == b->protocol;
 }
 
-/* Made if there is none. NULL: no memory is left for it. */
-static __always_inline struct fragment_place *place_of(const struct fragment_key *key)
+/*
+ * Made if there is none. NULL: no memory is left for it. Not inline, as its frame is needed
+ * here only: on Linux 6.1 all that call one another may have 512 bytes.
+ */
+static __noinline struct fragment_place *place_of(const struct packet *packet)
 {
+	struct fragment_key key = fragment_key_of(packet);
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct fragment_place fresh = {.seen_ns = now, .slot = PLACE_UNKNOWN};
-	struct fragment_place *place = bpf_map_lookup_elem(&fragments, key);
+	struct fragment_place *place = bpf_map_lookup_elem(&fragments, &key);
 
 	if (!place) {
-		bpf_map_update_elem(&fragments, key, &fresh, BPF_NOEXIST);
-		return bpf_map_lookup_elem(&fragments, key);
+		bpf_map_update_elem(&fragments, &key, &fresh, BPF_NOEXIST);
+		return bpf_map_lookup_elem(&fragments, &key);
 	}
 	if ((__s64)(now - place->seen_ns) > (__s64)FRAGMENT_SILENCE_NS)
 		*place = fresh;
@@ -108,13 +112,12 @@ static __always_inline struct decision release(struct fragment_place *place, enu
  * The first fragment is decided: where the others go. If some wait, it goes
  * back into the queue, and they behind it: then all find the place noted.
  */
-static __always_inline struct decision place_first(const struct fragment_key *key,
+static __always_inline struct decision place_first(struct fragment_place *place,
 						   struct decision decision)
 {
-	struct fragment_place *place = decision.action == DROP ? NULL : place_of(key);
 	struct decision released;
 
-	if (!place)
+	if (!place || decision.action == DROP)
 		return decision;
 	place->slot = decision.action == PASS ? PLACE_LOCAL : decision.slot;
 	released = release(place, decision.verdict);
@@ -134,7 +137,7 @@ static __always_inline __u32 held_length(__u32 length)
 
 /* A copy of the frame, in the ring's next place: whoever is there, has waited longest. */
 static __always_inline struct held_fragment *
-keep(const struct frame *frame, const struct fragment_key *key, struct fragment_place *place)
+keep(const struct frame *frame, const struct packet *packet, struct fragment_place *place)
 {
 	__u32 position = __sync_fetch_and_add(&held_so_far, 1) % HELD_FRAGMENTS;
 	struct held_fragment *held = bpf_map_lookup_elem(&held_fragments, &position);
@@ -143,16 +146,16 @@ keep(const struct frame *frame, const struct fragment_key *key, struct fragment_
 	if (!held || !length || !load(frame, 0, held->bytes, length))
 		return NULL;
 	held->length = length;
-	held->key = *key;
+	held->key = fragment_key_of(packet);
 	held->next = __sync_lock_test_and_set(&place->waiting, position + 1);
 	return held;
 }
 
 /* Held; unless the first came meanwhile, on another CPU, and did not see it. */
-static __always_inline struct decision
-hold(const struct frame *frame, const struct fragment_key *key, struct fragment_place *place)
+static __always_inline struct decision hold(const struct frame *frame, const struct packet *packet,
+					    struct fragment_place *place)
 {
-	struct held_fragment *held = keep(frame, key, place);
+	struct held_fragment *held = keep(frame, packet, place);
 	struct decision decision;
 
 	if (!held)

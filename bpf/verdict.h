@@ -210,15 +210,14 @@ static __always_inline struct decision decide_icmp(const struct frame *frame, co
 }
 
 static __always_inline struct decision
-decide_later(const struct frame *frame, const struct packet *packet, const struct fragment_key *key)
+decide_later(const struct frame *frame, const struct packet *packet, struct fragment_place *place)
 {
-	struct fragment_place *place = place_of(key);
 	__u32 slot = place ? *(volatile __u32 *)&place->slot : PLACE_UNKNOWN;
 
 	if (!place)
 		return decided(VERDICT_DROP_FRAGMENT, DROP);
 	if (slot == PLACE_UNKNOWN)
-		return hold(frame, key, place);
+		return hold(frame, packet, place);
 	if (slot == PLACE_LOCAL)
 		return decided(VERDICT_FRAGMENT, PASS);
 	return for_target(slot, send_to(VERDICT_FRAGMENT, slot, packet));
@@ -241,7 +240,7 @@ static __always_inline struct decision decide_payload(struct frame *frame, const
 static __always_inline struct decision decide_ours(struct frame *frame, const struct vip *vip,
 						   struct packet *packet)
 {
-	struct fragment_key key;
+	struct fragment_place *place;
 	struct decision decision;
 
 	if (!ip_sound(frame, packet))
@@ -251,11 +250,11 @@ static __always_inline struct decision decide_ours(struct frame *frame, const st
 		return decision;
 	if (!packet->fragment)
 		return decide_payload(frame, vip, packet);
-	key = fragment_key_of(packet);
+	place = place_of(packet);
 	if (packet->later)
-		return decide_later(frame, packet, &key);
+		return decide_later(frame, packet, place);
 	decision = decide_payload(frame, vip, packet);
-	return place_first(&key, decision);
+	return place_first(place, decision);
 }
 
 /* The local stack's in any case. */
