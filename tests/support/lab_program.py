@@ -364,7 +364,9 @@ class Program:
     def serve(self) -> None:
         self._selector.register(sys.stdin, selectors.EVENT_READ, None)
         while True:
-            for key, _ in self._selector.select():
+            found = [key for key, _ in self._selector.select()]
+            # Requests last: what they close must not be ready any more.
+            for key in sorted(found, key=lambda key: key.data is None):
                 if key.data is not None:
                     key.data(key.fileobj)
                 elif not self._obey():
