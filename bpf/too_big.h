@@ -46,10 +46,10 @@ struct {
 	__type(value, struct answer);
 } answers SEC(".maps");
 
-/* Of a GSO packet, the largest of the packets that it will be on the wire. */
+/* Of a GSO packet, the largest of the packets that it will be on the wire: never a larger one. */
 static __always_inline __u32 bytes_on_wire(struct __sk_buff *skb, const struct packet *packet)
 {
-	__u32 transport = sizeof(struct udphdr);
+	__u32 transport = sizeof(struct udphdr), segment;
 	__u8 words = 0;
 
 	if (!skb->gso_size)
@@ -57,7 +57,8 @@ static __always_inline __u32 bytes_on_wire(struct __sk_buff *skb, const struct p
 	if (packet->ip_protocol == IPPROTO_TCP &&
 	    !bpf_skb_load_bytes(skb, sizeof(struct ethhdr) + packet->header + 12, &words, 1))
 		transport = (words >> 4) * 4;
-	return packet->header + transport + skb->gso_size;
+	segment = packet->header + transport + skb->gso_size;
+	return segment < packet->total ? segment : packet->total;
 }
 
 /* To no group, and to nobody in particular no answer (RFC 1812 4.3.2.7, RFC 4443 2.4 (e)). */

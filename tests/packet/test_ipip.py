@@ -394,6 +394,13 @@ def test_gso_is_judged_by_its_segments(world: World, vip: Address) -> None:
     assert (outcome.verdict, outcome.out) == ("too_big", told(frame, room))
 
 
+@families
+def test_no_segment_is_larger_than_its_packet(world: World, vip: Address) -> None:
+    """A sender may name any size of segments; the kernel then cuts nothing."""
+    frame = segment(w.TO_TUNNEL, ACK, vip=vip)
+    assert world.run(frame, gso(1500)).verdict == "drop_encapsulation"
+
+
 def test_later_fragments_that_do_not_fit(world: World) -> None:
     """Nobody is told of those (RFC 1812 4.3.2.7)."""
     world.kernel.set_host(w.TUNNEL, w.tunnelled(OUTER, OUTER6, 1300))
