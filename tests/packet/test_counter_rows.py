@@ -10,7 +10,7 @@ import pytest
 
 from anyport.daemon import counters
 from anyport.daemon.counters import CounterRows
-from anyport.decide.rows import Hop, HostRow
+from anyport.decide.rows import Hop, HostRow, RouteKind, RouteRow
 from anyport.decide.rows import Path as PathKind
 from anyport.kernel.abi import Verdict
 from anyport.metrics import packet_families
@@ -64,6 +64,18 @@ def test_what_went_to_a_host_that_is_no_more_is_not_the_next_ones(
     hop = Hop(IPv4Address("10.0.0.9"), PathKind.L2, 1)
     world.kernel.set_host(w.B, HostRow(hop, hop, 100))
     assert told(rows.packets()) == [(str(VIP), "unique", None, "(past)", "unique", 1)]
+
+
+def test_for_slots_that_have_no_host(world: World, rows: CounterRows) -> None:
+    """As tables that are at odds would have it: every packet shows, and where it was to go."""
+    for port, slot in ((w.CLOSED, 40), (w.UNIQUE, 41)):
+        world.route(port, RouteRow(RouteKind.UNIQUE, slot, w.mask(slot)))
+        world.send(segment(port))
+    vip, absent = str(VIP), (None, None)
+    assert told(rows.packets()) == [
+        (vip, *absent, "slot 40", "drop_no_path", 1),
+        (vip, *absent, "slot 41", "drop_no_path", 1),
+    ]
 
 
 def test_a_deleted_vip_is_shown_until_its_row_is_anothers(world: World, rows: CounterRows) -> None:

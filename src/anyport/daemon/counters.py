@@ -106,13 +106,16 @@ class CounterRows:
         }
 
     def _target(self, slot: int, host: HostRow | None) -> str | None:
-        """A departed host by its address: it has the slot until another needs it."""
+        """A departed host by its address: it has the slot until another needs it.
+
+        By its number a slot that has no host, or several would be one row twice.
+        """
         if slot == abi.PAST_SLOT:
             return PAST
-        if host is None:
+        if slot == abi.NO_SLOT:
             return None
-        addresses = sorted(map(str, host.addresses))
-        return self._name_of(slot) or next(iter(addresses), None)
+        addresses = sorted(map(str, host.addresses)) if host else []
+        return self._name_of(slot) or next(iter(addresses), f"slot {slot}")
 
     def _event_rows(self, zero: bool) -> list[Row]:
         """What listen.bpf.c saw and did, of this host; not by VIP."""

@@ -12,7 +12,7 @@ from ctypes import sizeof
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from anyport.decide.rows import Family, Hop, HostRow, RouteRow, SelectionRow
+from anyport.decide.rows import MAX_HOSTS, Family, Hop, HostRow, RouteRow, SelectionRow
 from anyport.errors import KernelError
 from anyport.kernel import abi, clsact, loader
 from anyport.kernel.connections import ConnectionRow, ConnectionTable, buckets
@@ -262,8 +262,11 @@ class DistributorKernel:
         return self.table.forget(slots=slots)
 
     def counts(self) -> list[Count]:
-        """What is not zero, since the maps were made; rows are those of `known_vips`."""
-        return list(self._counters.read(self._counted_rows(), self.hosts()))
+        """What is not zero, since the maps were made; rows are those of `known_vips`.
+
+        Of every slot: a packet may be for one that has no host.
+        """
+        return list(self._counters.read(self._counted_rows(), range(MAX_HOSTS)))
 
     def counters(self) -> dict[str, int]:
         """Packets by verdict, in lower case, since the maps were made."""
