@@ -17,9 +17,9 @@ from tests.fuzz import corpus
 from tests.fuzz.mutate import Mutator
 from tests.packet.frames import PEER
 from tests.packet.reference.decision import Action
-from tests.packet.steps import SLOTS
+from tests.packet.steps import MTUS, SLOTS
 from tests.packet.twin import StalledError, Twin
-from tests.packet.world import GSO, VIPS, World, mac_of
+from tests.packet.world import GSO, OWN, OWN6, VIPS, World, mac_of
 
 RUN = 400
 """Packets before everything begins anew: fewer than would displace a connection or a fragment."""
@@ -103,6 +103,8 @@ def check_bounds(frame: bytes, action: Action, out: bytes) -> None:
     """Whatever the model decides, these two cannot be wrong with: R9, and what is not ours."""
     if action is Action.PASS:
         assert out == frame
+    if action is Action.ENCAPSULATE:
+        check_bounds(frame, Action.FORWARD, frame[:14] + out[14 + len(out) - len(frame) :])
     if action is Action.FORWARD:
         changed = {i for i, (a, b) in enumerate(zip(frame, out, strict=True)) if a != b}
         assert changed <= ({21} if frame[12:14] == b"\x86\xdd" else {22, 24, 25}), changed
@@ -138,6 +140,7 @@ def arrange(twin: Twin, world: str) -> None:
         twin.change(_selection(index, random.randrange(2), table))
     known = {PEER: random.sample(list(VIPS.values()), random.randrange(3))}
     twin.change(lambda world: world.kernel.set_peers(known))
+    twin.count()
 
 
 def _unfence(world: World) -> None:
@@ -155,9 +158,17 @@ def _selection(index: int, method: int, table: list[int]) -> Callable[[World], N
 
 def _drawn_host(random: Random, slot: int) -> HostRow:
     addresses: list[Address] = [IPv4Address("10.0.0.7"), IPv6Address("fd00::7")]
-    paths = random.choices([Path.LOCAL, Path.L2, Path.NONE, Path.IPIP], [4, 8, 1, 1], k=2)
+    sources: list[Address] = [OWN, OWN6]
+    paths = random.choices([Path.LOCAL, Path.L2, Path.NONE, Path.IPIP], [4, 8, 1, 4], k=2)
     ipv4, ipv6 = (
-        Hop(random.choice(addresses), path, random.choice([1, 1, 1, 2])) for path in paths
+        Hop(
+            random.choice(addresses),
+            path,
+            random.choice([1, 1, 1, 2]),
+            random.choice(sources),
+            random.choice(MTUS),
+        )
+        for path in paths
     )
     mac = random.choice([mac_of(slot), mac_of(slot), b""])
     weight = random.choice([0, 1, 100, 1000])

@@ -48,7 +48,10 @@ MACS = [OTHER_MAC, MAC, ROUTER_MAC, PEER, BROADCAST]
 ROUTER, ROUTER6 = IPv4Address("203.0.113.1"), IPv6Address("2001:db8:ffff::1")
 MTU = bytes.fromhex("00000514")
 
-PORTS = [w.SHARED, w.TURNS, w.UNIQUE, w.CLOSED, w.FALLBACK, w.AT_HOME, w.TO_NO_PATH, LAST_PORT]
+PORTS = [
+    *(w.SHARED, w.TURNS, w.UNIQUE, w.CLOSED, w.FALLBACK, w.AT_HOME),
+    *(w.TO_NO_PATH, w.TO_TUNNEL, w.TO_CROSSED, LAST_PORT),
+]
 FLAGS = [SYN, ACK, PSH | ACK, FIN | ACK, RST, RST | ACK]
 ODD_FLAGS = [0, SYN | ACK, SYN | FIN, SYN | RST, 0x3F, FIN | PSH | 0x20, SYN | 0xC0]
 ports = st.sampled_from([w.SHARED, w.TURNS] * 3 + PORTS)
@@ -57,7 +60,7 @@ flags = st.sampled_from(FLAGS * 3 + ODD_FLAGS)
 vips: SearchStrategy[Address] = st.sampled_from([VIP, VIP6, VIP, VIP6, EXTRA])
 clients = st.sampled_from([0, 0, 0, 1])
 ttls = st.sampled_from([64] * 9 + [0, 1, 2, 255])
-data = st.sampled_from([b"", b"x", b"question", bytes(100)])
+data = st.sampled_from([b"", b"x", b"question", bytes(100), bytes(600), bytes(1440)])
 
 # ---- packets: (source, destination, protocol, payload), then in IP ----
 
@@ -157,7 +160,7 @@ def errors(draw: st.DrawFn) -> bytes:
 def pieces(draw: st.DrawFn) -> bytes:
     """One fragment of a packet; the others of the same are drawn often enough."""
     vip, identification = draw(vips), draw(st.integers(1, 2))
-    port = draw(st.sampled_from([w.SHARED, w.TURNS, w.CLOSED]))
+    port = draw(st.sampled_from([w.SHARED, w.TURNS, w.CLOSED, w.TO_TUNNEL]))
     payload = udp(5000, port, bytes(100)) if identification == 1 else tcp(1, port, data=bytes(90))
     protocol = 17 if identification == 1 else 6
     client, ttl = client_of(vip, 0), draw(ttls)

@@ -39,7 +39,9 @@ def change(words: str, do: Callable[[World], object]) -> Step:
 IDLE = [0, 10, 35, 90]
 """Seconds; see `passages`."""
 PORTS = [w.SHARED, w.TURNS, w.UNIQUE, w.CLOSED, w.FALLBACK, LAST_PORT]
-SLOTS = [w.HERE, w.A, w.B, w.NO_PATH, w.TUNNEL, LAST_SLOT]
+SLOTS = [w.HERE, w.A, w.B, w.NO_PATH, w.TUNNEL, w.CROSSED, LAST_SLOT]
+MTUS = [0, 576, 1280, 1300, 1500]
+"""Of paths; 0: not known."""
 slots = st.sampled_from(SLOTS)
 rows = st.sampled_from(sorted(ROWS.values()))
 vips = st.sampled_from(sorted(ROWS, key=str))
@@ -75,8 +77,8 @@ selections = st.builds(
 )
 
 
-def _hop(path: Path, address: Address, ifindex: int) -> Hop:
-    return NO_HOP if path is Path.NONE else Hop(address, path, ifindex)
+def _hop(path: Path, address: Address, ifindex: int, source: Address | None, mtu: int) -> Hop:
+    return NO_HOP if path is Path.NONE else Hop(address, path, ifindex, source, mtu)
 
 
 hops = st.builds(
@@ -84,6 +86,8 @@ hops = st.builds(
     st.sampled_from(Path),
     st.sampled_from([IPv4Address("10.0.0.7"), IPv6Address("fd00::7")]),
     st.sampled_from([1, 1, 2]),
+    st.sampled_from([w.OWN, w.OWN6, w.OWN, w.OWN6, None]),
+    st.sampled_from(MTUS),
 )
 weights = st.sampled_from([1, 2, 100, 1000])
 

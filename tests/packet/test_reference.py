@@ -13,14 +13,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from anyport.decide.rows import RouteKind, RouteRow
 from anyport.model import Protocol
 from anyport.model.definition import Address
-from tests.packet import (
-    test_extensions,
-    test_fragments,
-    test_icmp,
-    test_ipv6,
-    test_neighbours,
-    test_verdicts,
-)
+from tests.fuzz.corpus import TABLES
 from tests.packet import world as w
 from tests.packet.cases import Case
 from tests.packet.reference.world import ModelWorld
@@ -29,14 +22,6 @@ from tests.packet.twin import StalledError, Twin, fresh_twin
 from tests.packet.world import World
 from tests.support.packets import ACK, FIN, RST, SYN
 
-TABLES = [
-    test_extensions,
-    test_fragments,
-    test_icmp,
-    test_ipv6,
-    test_neighbours,
-    test_verdicts,
-]
 CASES = [case for table in TABLES for case in table.CASES]
 
 

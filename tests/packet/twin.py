@@ -7,7 +7,7 @@ import contextlib
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 from anyport.decide.rows import NO_HOP, HostRow
@@ -34,6 +34,8 @@ _TICK = (1 << abi.TICK_SHIFT) / 1e9
 
 Connection = tuple[int, int, Address, int, int, int, int]
 """Row of the VIP, protocol, client, its port, port, slot, state."""
+Counted = tuple[int | None, int | None, str]
+"""Row of the VIP, slot of the host, verdict."""
 
 
 class DiffersError(AssertionError):
@@ -53,9 +55,11 @@ class Twin:
         """`program`: runs packets by the hook that is to be compared."""
         self.program = program
         self.model = ModelWorld()
-        self.expected = Counter[str]()
+        self.expected = Counter[Counted]()
         """By how much the program's counters should have moved since count()."""
-        self._counted: Mapping[str, int] = {}
+        self._counted = Counter[Counted]()
+        self._stale = True
+        """What the daemon writes may move what was counted to another place."""
 
     def reset(self) -> None:
         """As in the beginning, so that no sequence depends on those before."""
@@ -64,12 +68,14 @@ class Twin:
         self.count()
 
     def change(self, do: Callable[[World], object]) -> None:
+        self._stale = True
         do(self.program)
         do(self.model)
 
     def send(self, frame: bytes, context: bytes = b"") -> None:
         """And what it releases, in the order in which the kernel would put it back."""
-        self.count()
+        if self._stale:
+            self.count()
         self.fire(frame, context)
         self.compare_counters()
         for again in self.model.decision.released:
@@ -83,27 +89,44 @@ class Twin:
         if time.monotonic() - began > STALL:
             raise StalledError
         if met.counted:
-            self.expected[expected.verdict] += 1
+            self.expected[expected.row, expected.slot, expected.verdict] += 1
         agreed = (
             met.out == (expected.out if met.counted else frame)
             and met.action in (None, expected.action)
-            and met.verdict in (None, expected.verdict)
+            and met.verdict in (None, decision.chosen or expected.verdict)
             and met.slot in (None, NO_SLOT if decision.slot is None else decision.slot)
         )
         if not agreed:
             raise DiffersError(f"{frame.hex()}\nprogram: {met}\nmodel:   {decision}, {expected}")
 
     def count(self) -> None:
-        self._counted = self.program.kernel.counters()
-        self.expected.clear()
+        self._begin(self._counts())
 
     def compare_counters(self) -> None:
-        """Each packet was counted once, under its verdict."""
-        moved = Counter(self.program.kernel.counters())
-        moved.subtract(self._counted)
-        if +moved != self.expected:
-            more, less = +moved - self.expected, self.expected - moved
+        """Each packet was counted once: for its VIP and its host, under its verdict."""
+        counted = self._counts()
+        moved = counted - self._counted
+        if moved != self.expected:
+            more, less = moved - self.expected, self.expected - moved
             raise DiffersError(f"counted: {dict(more)} instead of {dict(less)}")
+        self._begin(counted)
+
+    def _counts(self) -> Counter[Counted]:
+        counts = self.program.counts().items()
+        return Counter(
+            {
+                (
+                    None if row == abi.NO_ROW else row,
+                    None if slot == abi.NO_SLOT else slot,
+                    verdict.name.lower(),
+                ): packets
+                for (row, slot, verdict), (packets, _) in counts
+            }
+        )
+
+    def _begin(self, counted: Counter[Counted]) -> None:
+        self._counted, self._stale = counted, False
+        self.expected.clear()
 
     def age(self, seconds: float) -> None:
         """As if all packets so far had come so much earlier."""
@@ -140,7 +163,7 @@ def is_run(frame: bytes) -> bool:
 def _reset(world: World) -> None:
     for index in SELECTIONS:
         world.kernel.set_selection(index, 0, [])
-    world.kernel.set_host(LAST_SLOT, HostRow(NO_HOP, NO_HOP, 1))  # else no count of it is read
+    world.kernel.set_host(LAST_SLOT, HostRow(NO_HOP, NO_HOP, 0))
     world.kernel.delete_vip(EXTRA)
     world.kernel.clear_routes(EXTRA_ROW)
     for protocol in Protocol:

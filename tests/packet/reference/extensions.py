@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
-from tests.packet.reference.ip import WHOLE, Fragment
+from dataclasses import replace
+
+from anyport.decide.rows import Family
+from tests.packet.reference.decision import dropped
+from tests.packet.reference.ip import WHOLE, Fragment, Packet
 
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
 KNOWN = {HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS}
@@ -17,6 +21,19 @@ class CutOffError(Exception):
 
 class TooManyError(Exception):
     """Extension headers."""
+
+
+def unwrapped(packet: Packet) -> Packet:
+    """Without the extension headers of IPv6. The options of IPv4 are skipped already."""
+    if packet.family is Family.IPV4:
+        return packet
+    try:
+        protocol, payload, fragment = walk(packet.protocol, packet.payload)
+    except CutOffError:
+        raise dropped("drop_malformed") from None
+    except TooManyError:
+        raise dropped("drop_headers") from None
+    return replace(packet, protocol=protocol, payload=payload, fragment=fragment)
 
 
 def walk(type: int, data: bytes) -> tuple[int, bytes, Fragment]:

@@ -19,8 +19,8 @@ IPV4_FIXED, IPV6_FIXED = 20, 40
 @dataclass(frozen=True)
 class Frame:
     raw: bytes
-    gso: bool = False
-    """Several packets of one flow, put together by the kernel."""
+    gso_size: int = 0
+    """Several packets of one flow, put together by the kernel: bytes of data in each; 0: one."""
 
     @property
     def destination(self) -> bytes:
@@ -118,7 +118,7 @@ def read_ipv6(frame: Frame) -> Packet:
 
 def _length(frame: Frame, stated: int, fixed: int) -> int:
     """BIG TCP: a GSO packet beyond 64 KiB cannot state its length, and states 0."""
-    return len(frame.packet) if frame.gso and not stated else fixed + stated
+    return len(frame.packet) if frame.gso_size and not stated else fixed + stated
 
 
 def is_mapped(address: Address) -> bool:

@@ -13,14 +13,15 @@ from anyport.decide.rows import Family, Path, RouteKind, RouteRow
 from anyport.model import Protocol
 from tests.packet.reference.connections import Clock, Connections
 from tests.packet.reference.decision import Action, Decision, Settled, dropped, passed
-from tests.packet.reference.extensions import CutOffError, TooManyError, walk
+from tests.packet.reference.extensions import unwrapped
 from tests.packet.reference.fragments import Fragments
 from tests.packet.reference.hashing import hash_of
 from tests.packet.reference.icmp import ICMP, read_error
-from tests.packet.reference.ip import ARP, Frame, Packet, is_mapped, one_hop_on, read_ip, sound
+from tests.packet.reference.ip import ARP, Frame, Packet, is_mapped, read_ip, sound
 from tests.packet.reference.neighbours import decide_arp, decide_ndp, is_neighbour_discovery
-from tests.packet.reference.tables import NO_ROUTE, Tables, Vip
+from tests.packet.reference.tables import NO_ROUTE, Tables, Vip, leads_on
 from tests.packet.reference.transport import TCP, UDP, Flow, Sent, read_transport
+from tests.packet.reference.tunnel import encapsulate
 
 
 class Model:
@@ -31,10 +32,10 @@ class Model:
         self.fragments = Fragments(clock)
         self.tables = Tables(self.connections, self.fragments)
 
-    def decide(self, raw: bytes, gso: bool = False) -> Decision:
+    def decide(self, raw: bytes, gso_size: int = 0) -> Decision:
         """What becomes of the frame; the connections and fragments change by it."""
         try:
-            return self._decide(Frame(raw, gso))
+            return self._decide(Frame(raw, gso_size))
         except Settled as settled:
             return settled.decision
 
@@ -55,8 +56,11 @@ class Model:
         vip = self.tables.of_vip.get(packet.destination)
         if vip is None or frame.destination != vip.mac:
             raise passed("not_ours")
-        self._admit(frame, vip)
-        return self._decide_ours(frame, sound(frame, packet), vip)
+        try:
+            decision = self._decide_vip(frame, packet, vip)
+        except Settled as settled:
+            decision = settled.decision
+        return replace(decision, row=vip.row)
 
     def _admit(self, frame: Frame, vip: Vip) -> None:
         """Neither what another distributor sent here, nor anything while another is believed."""
@@ -70,8 +74,16 @@ class Model:
 
     # ---- 4: to the transport header ----
 
-    def _decide_ours(self, frame: Frame, packet: Packet, vip: Vip) -> Decision:
-        packet = self._unwrapped(packet)
+    def _decide_vip(self, frame: Frame, packet: Packet, vip: Vip) -> Decision:
+        self._admit(frame, vip)
+        packet = unwrapped(sound(frame, packet))
+        decision = self._decide_parts(frame, packet, vip)
+        hop = self.tables.hop(decision.slot, packet.family)
+        if hop is None or decision.action is not Action.ENCAPSULATE:
+            return decision
+        return encapsulate(decision, frame, packet, hop)
+
+    def _decide_parts(self, frame: Frame, packet: Packet, vip: Vip) -> Decision:
         if packet.fragment.offset:
             slot = self.fragments.follow(packet, frame.raw)
             return self._send_to("fragment", slot, packet)
@@ -82,19 +94,6 @@ class Model:
         except Settled as settled:
             decision = settled.decision
         return self.fragments.place_first(packet, frame.raw, decision)
-
-    @staticmethod
-    def _unwrapped(packet: Packet) -> Packet:
-        """Without the extension headers of IPv6. The options of IPv4 are skipped already."""
-        if packet.family is Family.IPV4:
-            return packet
-        try:
-            protocol, payload, fragment = walk(packet.protocol, packet.payload)
-        except CutOffError:
-            raise dropped("drop_malformed") from None
-        except TooManyError:
-            raise dropped("drop_headers") from None
-        return replace(packet, protocol=protocol, payload=payload, fragment=fragment)
 
     def _decide_payload(self, packet: Packet, vip: Vip) -> Decision:
         if packet.protocol == ICMP[packet.family]:
@@ -158,25 +157,13 @@ class Model:
 
     def _send_to(self, verdict: str, slot: int | None, packet: Packet) -> Decision:
         hop = self.tables.hop(slot, packet.family)
-        if hop is None or hop.path == Path.IPIP:
-            raise dropped("drop_table")
+        if hop is None or hop.path not in list(Path):
+            raise dropped("drop_table", slot if hop else None)
         if hop.path == Path.LOCAL:
             raise passed(verdict, slot)
-        no_arp = packet.family is Family.IPV6 and hop.address and hop.address.version == 4
-        if hop.path == Path.NONE or no_arp:
-            raise dropped("drop_no_path")
+        if not leads_on(hop, packet.family):
+            raise dropped("drop_no_path", slot)
         if packet.ttl <= 1:  # RFC 1812 5.3.1, RFC 8200 3: R9, it is one hop
-            raise dropped("drop_ttl")
-        return Decision(verdict, Action.FORWARD, slot)
-
-
-def output(raw: bytes, decision: Decision) -> bytes:
-    """The frame as it leaves; where the next hop's MAC is to be found the kernel knows."""
-    match decision.action:
-        case Action.FORWARD:
-            return one_hop_on(raw)
-        case Action.ANSWER:
-            return decision.answer
-        case Action.RELEASE:
-            return decision.released[-1]
-    return raw
+            raise dropped("drop_ttl", slot)
+        action = Action.ENCAPSULATE if hop.path == Path.IPIP else Action.FORWARD
+        return Decision(verdict, action, slot, chosen=verdict)

@@ -36,9 +36,9 @@ NDP_HOP_LIMIT = 255
 def announced(tables: Tables, vip: Vip, mac: bytes, ignored: str) -> Decision:
     """bpf/README.md, 3. By ourselves: nothing to do."""
     if mac == vip.mac:
-        raise passed(ignored)
+        raise passed(ignored, row=vip.row)
     tables.fences[vip.row] = mac
-    raise passed("fenced")
+    raise passed("fenced", row=vip.row)
 
 
 def decide_arp(tables: Tables, frame: Frame) -> Decision:
@@ -56,7 +56,7 @@ def decide_arp(tables: Tables, frame: Frame) -> Decision:
     if not vip or operation != REQUEST or frame.destination not in (vip.mac, BROADCAST):
         raise passed("not_ours")
     if tables.fenced(vip.row):
-        raise dropped("arp_ignored")
+        raise dropped("arp_ignored", row=vip.row)
     answer = arp(
         REPLY,
         vip.mac,
@@ -66,7 +66,8 @@ def decide_arp(tables: Tables, frame: Frame) -> Decision:
         destination=frame.source,
         source=vip.mac,
     )
-    return Decision("arp_replied", Action.ANSWER, answer=answer + frame.packet[28:])
+    answer += frame.packet[28:]
+    return Decision("arp_replied", Action.ANSWER, row=vip.row, answer=answer)
 
 
 def is_neighbour_discovery(frame: Frame, packet: Packet) -> bool:
@@ -88,8 +89,9 @@ def decide_ndp(tables: Tables, frame: Frame) -> Decision:
     if kind == ADVERTISEMENT or not vip or not _is_asked(frame, packet, target, told, vip):
         raise passed("not_ours")
     if tables.fenced(vip.row):
-        raise dropped("ndp_ignored")
-    return Decision("ndp_replied", Action.ANSWER, answer=_advertisement(frame, packet, target, vip))
+        raise dropped("ndp_ignored", row=vip.row)
+    answer = _advertisement(frame, packet, target, vip)
+    return Decision("ndp_replied", Action.ANSWER, row=vip.row, answer=answer)
 
 
 def sound_or_ignored(frame: Frame, packet: Packet) -> Packet:

@@ -13,6 +13,7 @@ from anyport.decide.rows import (
     Family,
     Hop,
     HostRow,
+    Path,
     RouteKind,
     RouteRow,
 )
@@ -140,3 +141,12 @@ class Tables:
     def _by_weight(self, route: RouteRow, number: int) -> int | None:
         targets = [slot for slot in self.hosts if route.hosts >> slot & 1]
         return by_weight([(slot, self.hosts[slot].weight) for slot in targets], number)
+
+
+def leads_on(hop: Hop, family: Family) -> bool:
+    """No ARP for an IPv6 packet; and an outer header has two addresses of one family."""
+    if hop.address is None:
+        return False
+    if hop.path == Path.IPIP:
+        return hop.source is not None and hop.source.version == hop.address.version
+    return hop.path == Path.L2 and (family is Family.IPV4 or hop.address.version == 6)
