@@ -81,7 +81,8 @@ LOADS = (
         established=False,
     ),
     NEW,
-    Load("unique port", 30, Verdict.UNIQUE, port=UNIQUE, flags=SYN),
+    Load("unique port", 30, Verdict.UNIQUE, port=UNIQUE),
+    Load("unique port, SYN", None, Verdict.UNIQUE, port=UNIQUE, flags=SYN),
     *(
         replace(load, name=f"{load.name}; {count:,} listeners", listeners=count, aim=None)
         for count in (1000, 60_000)
