@@ -7,11 +7,13 @@
  * Several CPUs at once take no lock:
  *
  *   word   is changed by compare-and-swap, or by the CPU that has the entry CLAIMED.
- *   life   is changed by compare-and-swap; a change that is lost does not matter.
+ *   life   is changed by compare-and-swap, or plainly where a connection begins anew
+ *          in its own entry; a change that is lost does not matter.
  *   rest   is written by the CPU that has the entry CLAIMED.
  *
  * The slot is in one word with the tag, so the two are always of one connection;
- * an entry that is replaced while its rest is compared is at worst not found.
+ * an entry that is replaced, or claimed for a moment, while its rest is compared is at
+ * worst not found: that packet goes where the hash says.
  *
  * Functions that are not static: so the verifier looks at each once.
  */
@@ -80,8 +82,8 @@ static __always_inline __u32 ticks(void)
  * Multilinear hashing (Carter, Wegman 1979; Lemire, Kaser 2014): two flows that
  * were chosen without the key hardly ever have the same sum. Those in a row, such
  * as a client's ports, have sums in a row, hence mixed() afterwards. It costs a
- * fraction of hash_of(), which has to hide its key from those who see its outcome,
- * the targets; where a flow stands in the table shows nowhere.
+ * fraction of hash_of(), whose outcome shows, as the target; where a flow
+ * stands in the table shows nowhere.
  */
 static __always_inline __u64 sum_of(const struct flow *flow, __u32 vip_row)
 {
@@ -234,7 +236,7 @@ static __always_inline bool stays(const struct home *found, __u32 now, const str
 	return has_target(route, slot_of(found->found_word));
 }
 
-static __always_inline __u32 next_state(__u32 state, const struct packet *packet)
+static __always_inline __u32 next_state(__u32 state, __u32 silent, const struct packet *packet)
 {
 	bool syn = packet->opens && packet->flow.protocol == TCP;
 
@@ -246,6 +248,10 @@ static __always_inline __u32 next_state(__u32 state, const struct packet *packet
 		return CONNECTION_CLOSING;
 	if (!syn && state == CONNECTION_NEW)
 		return CONNECTION_ESTABLISHED;
+	/* Not under way then: the RST was forged, and the target did not believe it (RFC 5961 3).
+	 */
+	if (!syn && state == CONNECTION_RESET && silent >= ENDED_TICKS)
+		return CONNECTION_ESTABLISHED;
 	return state;
 }
 
@@ -253,7 +259,7 @@ static __always_inline __u32 next_state(__u32 state, const struct packet *packet
 static __always_inline __u32 touch(struct connection *entry, __u32 life, __u32 now,
 				   const struct packet *packet)
 {
-	__u32 next = LIFE(next_state(life >> SEEN_BITS, packet), now);
+	__u32 next = LIFE(next_state(life >> SEEN_BITS, silence(life, now), packet), now);
 
 	if (next != life)
 		__sync_val_compare_and_swap(&entry->life, life, next);
@@ -318,7 +324,10 @@ static __always_inline __u64 worth(__u64 word, __u32 life, __u32 now)
 	return (__u64)class_of(word, life >> SEEN_BITS, silent) << SEEN_BITS | (SEEN_MASK - silent);
 }
 
-/* The same number, but the verifier has lost sight of it: else it follows every class apart. */
+/*
+ * The same number, as it is xored twice, but the verifier has lost sight of it: else
+ * it follows every class apart.
+ */
 static __always_inline __u64 unknown(__u64 number, __u64 any)
 {
 	asm volatile("%0 ^= %1; %0 ^= %1" : "+r"(number) : "r"(any));
@@ -327,7 +336,11 @@ static __always_inline __u64 unknown(__u64 number, __u64 any)
 
 #define COST(class) ((__u64)(class) << SEEN_BITS << WAY_BITS)
 
-/* The way to give up, NO_WAY if all have to stay. Without branches that the verifier would double.
+/*
+ * The way to give up, NO_WAY if all have to stay. Without branches that the verifier
+ * would double: the least of those that are NEW or more is found by a subtraction
+ * that makes all below wrap round to huge numbers; how many there are of each class,
+ * in a byte each of one number.
  */
 static __always_inline __u32 victim(const struct pair *pair, __u64 any, __u32 now)
 {

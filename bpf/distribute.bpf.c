@@ -141,8 +141,9 @@ static __always_inline void put_back(struct __sk_buff *skb, const struct held_fr
 
 /*
  * Back into the queue of this CPU: the packet itself, and then those that waited
- * for it. If newer ones have taken their places in the ring since, they are put
- * back instead, and held again.
+ * for it. Each comes through `distribute` again as a clone, and finds noted where
+ * its packet goes; the skb itself was only the mould. If newer ones have taken their places in the
+ * ring since, they are put back instead, and held again.
  */
 static __noinline int put_all_back(struct __sk_buff *skb, __u32 waiting)
 {

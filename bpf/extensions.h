@@ -42,7 +42,7 @@ enum walked {
 static __always_inline bool load_next(const struct frame *frame, const struct chain *chain,
 				      void *to, __u32 size)
 {
-	return chain->offset + size <= chain->end && load(frame, chain->offset, to, size);
+	return chain->offset + size <= chain->end && load_tc(frame, chain->offset, to, size);
 }
 
 static __always_inline bool is_extension(__u8 type)

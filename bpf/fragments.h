@@ -143,7 +143,7 @@ keep(const struct frame *frame, const struct packet *packet, struct fragment_pla
 	struct held_fragment *held = bpf_map_lookup_elem(&held_fragments, &position);
 	__u32 length = held_length(frame->length);
 
-	if (!held || !length || !load(frame, 0, held->bytes, length))
+	if (!held || !length || !load_tc(frame, 0, held->bytes, length))
 		return NULL;
 	held->length = length;
 	held->key = fragment_key_of(packet);

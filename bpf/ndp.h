@@ -89,7 +89,7 @@ static __always_inline bool load_ndp(const struct frame *frame, const struct pac
 		return false;
 	if (size < ND_FIXED_BYTES || size > sizeof(*message))
 		return false;
-	if (!load(frame, sizeof(struct ethhdr), message, size))
+	if (!load_tc(frame, sizeof(struct ethhdr), message, size))
 		return false;
 	wanted = message->type == ND_SOLICIT ? ND_SOURCE_MAC : ND_TARGET_MAC;
 	if (message->code || is_v4_mapped(&message->target) || is_answer_to_all(message))
@@ -244,7 +244,8 @@ static __always_inline bool is_ndp(const struct frame *frame, const struct packe
 	__u8 type;
 
 	return packet->ip_protocol == IPPROTO_ICMPV6 &&
-	       load(frame, sizeof(struct ethhdr) + sizeof(struct ipv6hdr), &type, sizeof(type)) &&
+	       load_tc(frame, sizeof(struct ethhdr) + sizeof(struct ipv6hdr), &type,
+		       sizeof(type)) &&
 	       (type == ND_SOLICIT || type == ND_ADVERTISE);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * From bytes to `struct packet`. `struct frame`, reach() and load() are all that
+ * From bytes to `struct packet`. `struct frame`, reach() and load_tc() are all that
  * differs between TC and XDP. Reads nothing beyond `end`, and believes no length
  * that the packet states about itself.
  */
@@ -29,7 +29,7 @@
 #define LONGEST_IPV4 60
 
 struct frame {
-	void *context; /* the hook's, for load() */
+	void *context; /* the hook's, for load_tc() */
 	void *data;    /* the Ethernet header */
 	void *end;     /* of what is readable at `data` */
 	__u32 length;
@@ -58,7 +58,7 @@ static __always_inline void reach(struct frame *frame, __u32 need)
 }
 
 /* TC: a copy of bytes that may lie anywhere. False: the frame ends before. */
-static __always_inline bool load(const struct frame *frame, __u32 offset, void *to, __u32 size)
+static __always_inline bool load_tc(const struct frame *frame, __u32 offset, void *to, __u32 size)
 {
 	return !bpf_skb_load_bytes(frame->context, offset, to, size);
 }
@@ -230,7 +230,7 @@ static __always_inline const void *transport_of(struct frame *frame, const struc
 {
 	if (packet->header <= LONGEST_IPV4)
 		return near_transport(frame, packet, size);
-	return load(frame, sizeof(struct ethhdr) + packet->header, copy, size) ? copy : NULL;
+	return load_tc(frame, sizeof(struct ethhdr) + packet->header, copy, size) ? copy : NULL;
 }
 
 /* After ip_sound, for TCP and UDP. False: malformed. */
@@ -248,7 +248,7 @@ static __always_inline bool parse_transport(struct frame *frame, struct packet *
 	return at && parse_udp(packet, at, room);
 }
 
-/* The same where there are no IPv6 extension headers; load() is not for XDP. */
+/* The same where there are no IPv6 extension headers; load_tc() is not for XDP. */
 static __always_inline bool parse_plain(struct frame *frame, struct packet *packet)
 {
 	__u32 room = packet->total - packet->header;

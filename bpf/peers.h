@@ -31,7 +31,7 @@ static __always_inline bool is_peer(const __u8 *mac, const struct vip *vip)
 		return false;
 #pragma unroll
 	for (__u32 i = 0; i < PEERS_A_ROW; i++)
-		if ((row->peers[i] ^ wanted) <= 0xffff)
+		if ((row->peers[i] ^ wanted) <= 0xffff) /* the MACs are equal, above the mask */
 			found |= row->peers[i];
 	return found >> vip->index & 1;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What is to happen to a packet, and why: from a frame and the maps to `struct
- * decision`. No packet is written here; no hook is known.
+ * decision`. No packet is written here. Read from the end: decide(), upwards.
  */
 #ifndef ANYPORT_VERDICT_H
 #define ANYPORT_VERDICT_H
@@ -21,7 +21,10 @@
 #include "selection.h"
 #include "vips.h"
 
-/* No ARP for an IPv6 packet; and an outer header has two addresses of one family. */
+/*
+ * Whether a packet of its family can go by this hop: there is no ARP for an IPv6
+ * packet, and an outer header has two addresses of one family.
+ */
 static __always_inline bool leads_on(const struct hop *hop, const struct packet *packet)
 {
 	bool v4 = is_v4_mapped(&hop->address);
@@ -68,28 +71,25 @@ static __always_inline void load_route(struct route *route, const struct route *
 	to[1] = from[1];
 }
 
-/* What choose() returns: why, and which host slot, NO_SLOT if none. */
+/* What choose() returns: why, and which host slot, NO_SLOT if none. Never 0: that is NOT_OURS. */
 static __always_inline __u64 chosen(enum verdict verdict, __u32 slot)
 {
 	return (__u64)slot << 32 | verdict;
 }
 
 /*
- * To the owner. A TCP connection is remembered as it begins: should the port stop
- * being unique while it lives, it stays there (R6). Until it ends nothing looks it
- * up, which would be most of what such a packet costs. Datagrams need no memory: who
- * is bound to the port has it, whatever the port has become.
+ * To the owner, and remembered: should the port stop being unique while the
+ * connection lives, it stays there (R6). With each packet, although only the route
+ * decides: a connection of which nothing was heard but its SYN would make way for
+ * any flood of them.
  */
 static __always_inline __u64 choose_owner(const struct packet *packet, const struct route *route,
-					  __u32 vip_index)
+					  struct home *home)
 {
-	struct home home;
+	__u32 slot = follow_connection(home, packet, route);
 
-	if (packet->flow.protocol == UDP || !(packet->opens || packet->closes || packet->resets))
-		return chosen(VERDICT_UNIQUE, route->target);
-	home = home_of(vip_index, &packet->flow);
-	if (follow_connection(&home, packet, route) != route->target && packet->opens)
-		remember_connection(&home, &packet->flow, route->target);
+	if (slot != route->target && (packet->opens || slot != NO_SLOT))
+		remember_connection(home, &packet->flow, route->target);
 	return chosen(VERDICT_UNIQUE, route->target);
 }
 
@@ -145,11 +145,11 @@ __noinline __u64 choose(const struct packet *packet, __u32 vip_index)
 	if (!found)
 		return chosen(VERDICT_DROP_TABLE, NO_SLOT);
 	load_route(&route, found);
-	if (route.kind == ROUTE_UNIQUE && !packet->error)
-		return choose_owner(packet, &route, vip_index);
 	home = home_of(vip_index, &packet->flow);
 	if (packet->error)
 		return choose_for_error(packet, &route, &home);
+	if (route.kind == ROUTE_UNIQUE)
+		return choose_owner(packet, &route, &home);
 	slot = follow_connection(&home, packet, &route);
 	if (slot != NO_SLOT)
 		return chosen(VERDICT_ESTABLISHED, slot);

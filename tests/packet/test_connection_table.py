@@ -96,6 +96,17 @@ def test_no_flood_of_syns_evicts_an_established_connection(small: World) -> None
     assert 12999 in client_ports(small)
 
 
+def test_no_flood_of_syns_evicts_a_unique_port_s_connection(small: World) -> None:
+    """Its route decides, but should the port be distributed some day, it must stay."""
+    for client_port in (known := range(2000, 2006)):
+        small.send(segment(w.UNIQUE, SYN, client_port), segment(w.UNIQUE, ACK, client_port))
+    small.send(*(segment(w.UNIQUE, client_port=port) for port in range(10000, 13000)))
+    assert set(known) <= client_ports(small)
+    small.route(w.UNIQUE, w.distributed(3, w.HERE))
+    acks = small.send(*(segment(w.UNIQUE, ACK, client_port=port) for port in known))
+    assert set(acks) == {"established"}
+
+
 def test_no_flood_of_syns_evicts_a_half_closed_connection(small: World) -> None:
     """Of which nothing was heard for an hour. Six: so they are not all that a bucket has."""
     known = set(establish(small, range(2000, 2006)))
@@ -103,6 +114,16 @@ def test_no_flood_of_syns_evicts_a_half_closed_connection(small: World) -> None:
     live(small, ConnectionState.CLOSING, 3600)
     small.send(*(segment(w.SHARED, client_port=port) for port in range(10000, 13000)))
     assert known <= client_ports(small)
+
+
+def test_an_rst_that_the_target_did_not_believe(small: World) -> None:
+    """RFC 5961 3: a forged one. The client goes on, after seconds, and so does the connection."""
+    small.send(segment(w.SHARED), segment(w.SHARED, RST))
+    live(small, ConnectionState.RESET, 3)
+    small.send(segment(w.SHARED, ACK))
+    connection = small.connection()
+    assert connection is not None
+    assert connection.state is ConnectionState.ESTABLISHED
 
 
 def test_connections_that_end_leave_room_for_others(small: World) -> None:

@@ -114,7 +114,7 @@ def test_set_anew(world: World) -> None:
 def test_macs_of_one_last_byte(world: World) -> None:
     """Four have room; of a fifth, loops end with the TTL."""
     macs = [bytes([2, 0, 0, 0, i, 0x10]) for i in range(5)]
-    world.kernel.set_peers(dict.fromkeys(macs, (0,)))
+    assert world.kernel.set_peers(dict.fromkeys(macs, (0,))) == 1
     verdicts = world.send(*(by(mac, w.segment(w.UNIQUE)) for mac in macs))
     assert verdicts == ["distributed"] * 4 + ["unique"]
 

@@ -133,6 +133,11 @@ class Status:
                 for address in host.addresses
             ),
             (
+                self._hook.name == "tc" or not await netlink.has_vlans(lan.index),
+                f"interface {lan.name}: it has VLANs, whose packets XDP may take for its own; "
+                'set distributor.hook = "tc", or restart anyport if that is "auto"',
+            ),
+            (
                 self._packets.attached() and self._agent.tunnel_end.attached(),
                 f"interface {lan.name}: the packet program is not attached; restart anyport",
             ),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 
 from anyport.decide.tables import (
@@ -20,6 +21,8 @@ from anyport.errors import AnyportError
 from anyport.kernel.distribute import DistributorKernel
 from anyport.model import Definition, Method, PortKey, Route
 from anyport.model.definition import Address
+
+log = logging.getLogger(__name__)
 
 
 class Programmer:
@@ -102,8 +105,14 @@ class Programmer:
     def tell_peers(self, peers: Mapping[bytes, Collection[int]]) -> None:
         """MAC -> rows of the VIPs that its host has, for all hosts."""
         if peers != self._peers:
-            self._kernel.set_peers(peers)
+            left_out = self._kernel.set_peers(peers)
             self._peers = dict(peers)
+            if left_out:
+                log.warning(
+                    "%d hosts more than fit have a MAC that ends in the same byte as others': "
+                    "what they send on twice in a takeover, only its TTL ends",
+                    left_out,
+                )
 
     def slot(self, host: str) -> int | None:
         return self._tables.slot(host)

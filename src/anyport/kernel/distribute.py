@@ -175,20 +175,25 @@ class DistributorKernel:
     def unfence(self, index: int) -> None:
         self._maps["fenced"].update(_u32(index), bytes(abi.Fence()))
 
-    def set_peers(self, peers: Mapping[bytes, Collection[int]]) -> None:
+    def set_peers(self, peers: Mapping[bytes, Collection[int]]) -> int:
         """MAC -> the rows of the VIPs that its host has: what it sends to them goes no further.
 
         Instead of any that were set. Of more than abi.PEERS_A_ROW MACs whose
-        last byte is the same, the others are left out: the TTL ends a loop.
+        last byte is the same, the others are left out, and the TTL ends a loop:
+        so many as it returns.
         """
+        left_out = 0
         rows = [abi.PeerRow() for _ in range(abi.PEER_ROWS)]
         for mac, indexes in peers.items():
             entry = int.from_bytes(mac) << 16 | sum(1 << index for index in set(indexes))
             places = rows[mac[-1]].peers
             if 0 in places:
                 places[list(places).index(0)] = entry
+            else:
+                left_out += 1
         keys = b"".join(map(_u32, range(abi.PEER_ROWS)))
         self._maps["peers"].update_batch(keys, b"".join(map(bytes, rows)), abi.PEER_ROWS)
+        return left_out
 
     # ---- routes ----
 
@@ -261,12 +266,12 @@ class DistributorKernel:
         self._forget_fragments()
         return self.table.forget(slots=slots)
 
-    def counts(self) -> list[Count]:
+    def counts(self, slots: Collection[int] = range(MAX_HOSTS)) -> list[Count]:
         """What is not zero, since the maps were made; rows are those of `known_vips`.
 
-        Of every slot: a packet may be for one that has no host.
+        `slots`: all, as a packet may be for one that has no host.
         """
-        return list(self._counters.read(self._counted_rows(), range(MAX_HOSTS)))
+        return list(self._counters.read(self._counted_rows(), slots))
 
     def counters(self) -> dict[str, int]:
         """Packets by verdict, in lower case, since the maps were made."""

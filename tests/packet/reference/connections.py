@@ -17,6 +17,9 @@ Clock = Callable[[], float]
 LIVELY = 60.0
 """Within it a SYN does not move an established connection (RFC 5961 4: it is challenged)."""
 
+DISBELIEVED = 2.0
+"""What comes so long after an RST shows that it was a forged one (RFC 5961 3)."""
+
 NEW, ESTABLISHED, CLOSING, RESET = ConnectionState
 
 
@@ -43,7 +46,7 @@ class Connections:
         known = self.known.get((row, sent.flow))
         if known is None or not self._stays(known, sent, route, udp_idle):
             return None
-        known.state = after(known.state, sent)
+        known.state = after(known.state, sent, self._clock() - known.seen)
         known.seen = self._clock()
         return known.slot
 
@@ -76,7 +79,7 @@ class Connections:
         return is_target and route.kind != RouteKind.NONE
 
 
-def after(state: ConnectionState, sent: Sent) -> ConnectionState:
+def after(state: ConnectionState, sent: Sent, silent: float) -> ConnectionState:
     """What the client has shown by the packet; a SYN again, in TIME_WAIT, begins anew."""
     if sent.resets:
         return RESET
@@ -84,4 +87,6 @@ def after(state: ConnectionState, sent: Sent) -> ConnectionState:
         return NEW if state in (CLOSING, RESET) else state
     if sent.closes:
         return state if state is RESET else CLOSING
+    if state is RESET and silent >= DISBELIEVED:
+        return ESTABLISHED
     return ESTABLISHED if state is NEW else state

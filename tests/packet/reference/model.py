@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anyport.decide.rows import Family, Path, RouteKind, RouteRow
-from anyport.model import Protocol
 from tests.packet.reference.connections import Clock, Connections
 from tests.packet.reference.decision import Action, Decision, Settled, dropped, passed
 from tests.packet.reference.extensions import unwrapped
@@ -128,11 +127,9 @@ class Model:
         return "fallback" if route.kind == RouteKind.FALLBACK else "selected", slot
 
     def _owned(self, sent: Sent, route: RouteRow, vip: Vip) -> None:
-        """Remembered as it begins and ends: the port may be distributed later (R6)."""
-        if sent.flow.protocol is Protocol.UDP or not (sent.opens or sent.closes):
-            return
+        """Remembered: the port may be distributed later (R6)."""
         slot = self.connections.follow(vip.row, sent, route, vip.udp_idle)
-        if slot != route.target and sent.opens:
+        if slot != route.target and (sent.opens or slot is not None):
             self._remember(sent.flow, vip, route.target)
 
     def _remember(self, flow: Flow, vip: Vip, slot: int | None) -> None:
