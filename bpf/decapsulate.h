@@ -84,6 +84,14 @@ static __always_inline bool load_outer6(struct __sk_buff *skb, struct tunnelled 
 	return ip.version == 6 && !is_v4_mapped(&packet->destination);
 }
 
+/* A v4-mapped source would pass for an IPv4 distributor's, past filters for IPv4. */
+static __always_inline bool is_from_distributor(const struct tunnelled *packet)
+{
+	if (packet->outer_family == IPV6 && is_v4_mapped(&packet->source))
+		return false;
+	return has_role(&packet->source, ROLE_DISTRIBUTOR);
+}
+
 static __always_inline bool load_outer(struct __sk_buff *skb, struct tunnelled *packet)
 {
 	return packet->outer_family == IPV6 ? load_outer6(skb, packet) : load_outer4(skb, packet);

@@ -38,11 +38,10 @@ static __noinline int open_outer(struct __sk_buff *skb, __u32 family)
 	if (!load_outer(skb, &packet) || !has_role(&packet.destination, ROLE_OWN) || packet.later)
 		return PASSED;
 	if (!load_inner(skb, &packet))
-		return has_role(&packet.source, ROLE_DISTRIBUTOR) ? drop(TUNNEL_DROP_MALFORMED)
-								  : PASSED;
+		return is_from_distributor(&packet) ? drop(TUNNEL_DROP_MALFORMED) : PASSED;
 	if (!has_role(&packet.vip, ROLE_VIP))
 		return PASSED;
-	if (!has_role(&packet.source, ROLE_DISTRIBUTOR))
+	if (!is_from_distributor(&packet))
 		return drop(TUNNEL_DROP_SOURCE);
 	if (packet.fragment)
 		return drop(TUNNEL_DROP_FRAGMENT);

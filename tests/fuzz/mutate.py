@@ -151,9 +151,15 @@ MUTATIONS: Sequence[Mutation] = [
 
 
 class Mutator:
-    def __init__(self, random: Random, frames: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        random: Random,
+        frames: Sequence[bytes],
+        mutations: Sequence[Mutation] = MUTATIONS,
+    ) -> None:
         self._random = random
         self._frames = frames
+        self._mutations = mutations
 
     def frame(self) -> bytes:
         """One that BPF_PROG_RUN takes; now and then as sound as it was."""
@@ -168,7 +174,7 @@ class Mutator:
         if random.random() < 0.05:
             frame = self._spliced(frame)
         for _ in range(random.choice([0, 1, 1, 1, 2, 3])):
-            frame = random.choice(MUTATIONS)(random, frame)
+            frame = random.choice(self._mutations)(random, frame)
         if random.random() < 0.3:
             frame = restate(frame)
         return bytes(resum(frame) if random.random() < 0.5 else frame)

@@ -201,7 +201,7 @@ def with_options(inner: bytes) -> bytes:
 
 NESTED = w.ip_frame(ipv4(CLIENT, VIP, 4, ipv4(CLIENT, VIP, 6, tcp(5000, 80))))
 """In a packet to the VIP another one: the local stack's to refuse."""
-MAPPED = IPv6Address(f"::ffff:{VIP}")
+MAPPED, MAPPED_OWN = IPv6Address(f"::ffff:{VIP}"), IPv6Address(f"::ffff:{OWN}")
 
 OTHERS = [
     *(
@@ -232,6 +232,15 @@ OTHERS = [
         "to an IPv4 VIP, mapped",
         in_outer(w.ip6_frame(ipv6(CLIENT6, MAPPED, 6, tcp(5000, 80))), OUTER),
         "drop_malformed",
+    ),
+    refused(
+        "from an IPv4 distributor, mapped",
+        in_outer(segment(80), OUTER6, MAPPED_OWN),
+        "drop_source",
+    ),
+    untouched(
+        "nothing inside, from an IPv4 distributor, mapped",
+        cut(in_outer(segment(80), OUTER6, MAPPED_OWN), 40),
     ),
     untouched("ICMP to this host", w.ip_frame(ipv4(CLIENT, OUTER, 1, icmp(8, 0, bytes(8))))),
     untouched("UDP to this host", w.ip_frame(ipv4(CLIENT, OUTER, 17, udp(5000, 80, b"x")))),
