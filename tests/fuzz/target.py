@@ -11,25 +11,10 @@ from random import Random
 
 from anyport.kernel.target import TargetKernel
 from anyport.model.definition import Address
+from tests.fuzz import mutate
 from tests.fuzz.corpus import LONGEST
 from tests.fuzz.hunt import RUN, Finding, Shot
-from tests.fuzz.mutate import (
-    IP,
-    Mutator,
-    add_extensions,
-    add_options,
-    change_transport,
-    cut_off,
-    flip,
-    fragment,
-    is_ipv4,
-    is_ipv6,
-    lie,
-    pad,
-    payload_of,
-    restate,
-    set_byte,
-)
+from tests.fuzz.mutate import IP, Mutator, is_ipv4, is_ipv6, payload_of, restate
 from tests.packet import test_target as rows
 from tests.packet.reference.ip import Frame
 from tests.packet.reference.target import DROPPED, INSIDE, Outcome, Roles, decapsulate
@@ -73,6 +58,13 @@ def relabel(random: Random, frame: bytearray) -> bytearray:
     return frame
 
 
+def mislay(random: Random, frame: bytearray) -> bytearray:
+    """The inner packet: a header of another length, where one of IPv4 states it."""
+    if is_ipv4(frame):
+        frame[IP] = frame[IP] & 0xF0 | random.choice([0, 3, 4, 4, 4, 6, 15])
+    return frame
+
+
 def congest(random: Random, frame: bytearray) -> bytearray:
     (first,) = struct.unpack_from("!H", frame, IP) if len(frame) >= IP + 2 else (0,)
     bits = random.randrange(4) << (4 if is_ipv6(frame) else 0)
@@ -84,7 +76,8 @@ def nest(random: Random, frame: bytearray) -> bytearray:
     """In one more outer packet."""
     if not (is_ipv4(frame) or is_ipv6(frame)):
         return frame
-    return bytearray(in_outer(bytes(frame), random.choice([OUTER, OUTER6])))
+    targets: list[Address] = [OUTER, OUTER6]
+    return bytearray(in_outer(bytes(frame), random.choice(targets)))
 
 
 def inside(random: Random, frame: bytearray) -> bytearray:
@@ -100,21 +93,8 @@ def inside(random: Random, frame: bytearray) -> bytearray:
 
 
 MUTATIONS = [
-    flip,
-    set_byte,
-    cut_off,
-    pad,
-    lie,
-    add_extensions,
-    add_options,
-    fragment,
-    change_transport,
-    readdress,
-    readdress,
-    relabel,
-    congest,
-    congest,
-    nest,
+    *mutate.MUTATIONS,
+    *(readdress, readdress, relabel, congest, congest, mislay, nest),
     inside,
 ]
 INSIDE_AS_OFTEN = [inside] * (len(MUTATIONS) // 2)

@@ -227,6 +227,10 @@ OTHERS = [
     decapsulated("only the outermost", NESTED, OUTER),
     untouched("to the VIP", w.ip_frame(ipv4(OWN, VIP, 4, segment(80)[14:]))),
     untouched("an outer header of 4 words", in_ipv4(segment(80), words=4)),
+    untouched(
+        "an outer header of 4 words, and a VIP where the inner destination would be",
+        in_ipv4(w.ip_frame(ipv4(VIP, CLIENT, 6, tcp(80, 5000))), words=4),
+    ),
     untouched("another version outside", in_ipv4(segment(80), version=5)),
     refused(
         "to an IPv4 VIP, mapped",

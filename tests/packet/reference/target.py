@@ -37,7 +37,7 @@ PASSED, UP, DROPPED = 0xFFFFFFFF, 0, 2
 INSIDE = {4: IPV4, 41: IPV6}
 """RFC 2003 3.1; RFC 2473 3 and RFC 4213 3.5."""
 NOT_ECT, ECT_1, ECT_0, CE = range(4)
-LEAVING = {
+LEAVING: dict[int, dict[int, int | None]] = {
     NOT_ECT: {NOT_ECT: NOT_ECT, ECT_0: NOT_ECT, ECT_1: NOT_ECT, CE: None},
     ECT_0: {NOT_ECT: ECT_0, ECT_0: ECT_0, ECT_1: ECT_1, CE: CE},
     ECT_1: {NOT_ECT: ECT_1, ECT_0: ECT_1, ECT_1: ECT_1, CE: CE},
@@ -128,7 +128,7 @@ def _is_sound(inner: Packet) -> bool:
 
 def _ecn(frame: Frame) -> int:
     """The last two bits of the traffic class (RFC 3168 5, 24)."""
-    (first,) = struct.unpack_from("!H", frame.packet)
+    first = int.from_bytes(frame.packet[:2])
     return (first >> 4 if frame.type == IPV6 else first) & 3
 
 
