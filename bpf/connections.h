@@ -239,18 +239,16 @@ static __always_inline bool stays(const struct home *found, __u32 now, const str
 static __always_inline __u32 next_state(__u32 state, __u32 silent, const struct packet *packet)
 {
 	bool syn = packet->opens && packet->flow.protocol == TCP;
+	/* What comes later was not under way: the RST was forged, and not believed (RFC 5961 3). */
+	bool reset = state == CONNECTION_RESET && silent < ENDED_TICKS;
 
 	if (packet->resets)
 		return CONNECTION_RESET;
 	if (syn && state >= CONNECTION_CLOSING)
 		return CONNECTION_NEW;
-	if (packet->closes && state != CONNECTION_RESET)
+	if (packet->closes && !reset)
 		return CONNECTION_CLOSING;
-	if (!syn && state == CONNECTION_NEW)
-		return CONNECTION_ESTABLISHED;
-	/* Not under way then: the RST was forged, and the target did not believe it (RFC 5961 3).
-	 */
-	if (!syn && state == CONNECTION_RESET && silent >= ENDED_TICKS)
+	if (!syn && !reset && state != CONNECTION_CLOSING)
 		return CONNECTION_ESTABLISHED;
 	return state;
 }

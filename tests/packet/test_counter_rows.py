@@ -10,7 +10,7 @@ import pytest
 
 from anyport.daemon import counters
 from anyport.daemon.counters import CounterRows
-from anyport.decide.rows import Hop, HostRow, RouteKind, RouteRow
+from anyport.decide.rows import MAX_HOSTS, Hop, HostRow, RouteKind, RouteRow
 from anyport.decide.rows import Path as PathKind
 from anyport.kernel.abi import Verdict
 from anyport.metrics import packet_families
@@ -68,6 +68,7 @@ def test_what_went_to_a_host_that_is_no_more_is_not_the_next_ones(
 
 def test_for_slots_that_have_no_host(world: World, rows: CounterRows) -> None:
     """As tables that are at odds would have it: every packet shows, and where it was to go."""
+    world.counted_slots = range(MAX_HOSTS)
     for port, slot in ((w.CLOSED, 40), (w.UNIQUE, 41)):
         world.route(port, RouteRow(RouteKind.UNIQUE, slot, w.mask(slot)))
         world.send(segment(port))

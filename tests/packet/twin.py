@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
-from anyport.decide.rows import NO_HOP, HostRow
+from anyport.decide.rows import MAX_HOSTS, NO_HOP, HostRow
 from anyport.kernel import abi
 from anyport.kernel.connections import ConnectionRow
 from anyport.model import Protocol
@@ -54,6 +54,7 @@ class Twin:
     def __init__(self, program: World) -> None:
         """`program`: runs packets by the hook that is to be compared."""
         self.program = program
+        program.counted_slots = range(MAX_HOSTS)
         self.model = ModelWorld()
         self.expected = Counter[Counted]()
         """By how much the program's counters should have moved since count()."""

@@ -86,7 +86,7 @@ def after(state: ConnectionState, sent: Sent, silent: float) -> ConnectionState:
     if sent.is_syn:
         return NEW if state in (CLOSING, RESET) else state
     if sent.closes:
-        return state if state is RESET else CLOSING
+        return state if state is RESET and silent < DISBELIEVED else CLOSING
     if state is RESET and silent >= DISBELIEVED:
         return ESTABLISHED
     return ESTABLISHED if state is NEW else state
