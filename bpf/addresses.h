@@ -21,6 +21,11 @@ static __always_inline bool is_v4_mapped(const struct address *address)
 	return !address->words[0] && !address->words[1] && address->words[2] == bpf_htonl(0xffff);
 }
 
+static __always_inline bool is_unspecified(const struct address *address)
+{
+	return !(address->words[0] | address->words[1] | address->words[2] | address->words[3]);
+}
+
 static __always_inline bool same_address(const struct address *a, const struct address *b)
 {
 	return a->words[0] == b->words[0] && a->words[1] == b->words[1] &&

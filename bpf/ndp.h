@@ -98,11 +98,6 @@ static __always_inline bool load_ndp(const struct frame *frame, const struct pac
 	       find_option(message, size - ND_FIXED_BYTES, wanted, told);
 }
 
-static __always_inline bool is_unspecified(const struct address *address)
-{
-	return !(address->words[0] | address->words[1] | address->words[2] | address->words[3]);
-}
-
 /* ff02::1:ffxx:xxxx of the target, RFC 4291 2.7.1. */
 static __always_inline bool is_solicited_node(const struct address *group,
 					      const struct address *target)

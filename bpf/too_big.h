@@ -67,9 +67,7 @@ static __always_inline bool is_one_host(const struct address *address)
 	__u32 word = bpf_ntohl(address->words[3]);
 
 	if (!is_v4_mapped(address))
-		return (bpf_ntohl(address->words[0]) >> 24) != 0xff &&
-		       (address->words[0] | address->words[1] | address->words[2] |
-			address->words[3]);
+		return (bpf_ntohl(address->words[0]) >> 24) != 0xff && !is_unspecified(address);
 	return word >> 24 && word >> 24 != 127 && word >> 28 < 0xe;
 }
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -81,7 +80,7 @@ class CounterRows:
         return [*rows, *self._tunnel_rows(zero), *self._event_rows(zero)]
 
     def packets(self, zero: bool = False) -> list[Row]:
-        """Those of the packet program. A target's decapsulation would stand beside them."""
+        """Those of the packet program."""
         known, hosts = self._packets.known_vips(), self._packets.hosts()
         counts = self._packets.counts()
         if zero:
@@ -135,10 +134,11 @@ class CounterRows:
 
     def summary(self) -> dict[str, int]:
         """Packets by what became of them; `passed`: not distributed, so the local stack's."""
-        packets = Counter[Verdict]()
-        for count in self._packets.counts():
-            packets[count.verdict] += count.packets
-        return {name: sum(packets[v] for v in verdicts) for name, verdicts in OUTCOMES.items()}
+        packets = self._packets.counters()
+        return {
+            name: sum(packets[verdict.name.lower()] for verdict in verdicts)
+            for name, verdicts in OUTCOMES.items()
+        }
 
 
 def _of_host(program: str, reason: str) -> Row:

@@ -98,13 +98,12 @@ def _by(address: Address, route: RouteTo, wish: PathWish, here: Host, lan: int) 
     if source is None:
         return None
     hop = Hop(address, Path.IPIP, route.interface_index, source, route.mtu)
-    return Choice(hop, _why_ipip(address, route, wish, on_lan))
+    return Choice(hop, _why_ipip(address, route, wish))
 
 
-def _why_ipip(address: Address, route: RouteTo, wish: PathWish, on_lan: bool) -> str:
+def _why_ipip(address: Address, route: RouteTo, wish: PathWish) -> str:
     if wish is PathWish.IPIP:
         return "its host.path says so"
     if route.gateway is not None:
         return f"{address} is behind {route.gateway}"
-    assert not on_lan
     return f"{address} is on-link at another interface than the LAN's"

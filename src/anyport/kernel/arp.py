@@ -3,22 +3,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import struct
-from contextlib import suppress
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
-from anyport.errors import KernelError
+from anyport.kernel.asking import ask
+from anyport.kernel.netlink import Interface
 from anyport.model.definition import Address
-
-if TYPE_CHECKING:
-    from anyport.kernel.netlink import Interface
-
-PROBES = 3
-PROBE_SECONDS = 0.15
-"""Of waiting after each. RFC 5227 waits longer, for links that come up only now; ours is up."""
 
 REQUEST, REPLY = 1, 2  # RFC 826, ar$op
 ETH_P_ARP = 0x0806
@@ -41,25 +31,7 @@ async def probe(address: Address, interface: Interface) -> bytes | None:
     from it. Raises KernelError.
     """
     question = frame(REQUEST, interface.mac, _NOBODY, bytes(6), address.packed)
-    try:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK) as wire:
-            wire.bind((interface.name, ETH_P_ARP))
-            for _ in range(PROBES):
-                wire.send(question)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(PROBE_SECONDS):
-                        return await _answer(wire, address, interface.mac)
-    except OSError as error:
-        raise KernelError(f"ARP on {interface.name}", error.errno or 0) from None
-    return None
-
-
-async def _answer(wire: socket.socket, address: Address, own: bytes) -> bytes:
-    while True:
-        received = await asyncio.get_running_loop().sock_recv(wire, 128)
-        mac, holder = _sender(received)
-        if holder == address and mac != own:
-            return mac
+    return await ask("ARP", ETH_P_ARP, question, _sender, address, interface)
 
 
 def _sender(received: bytes) -> tuple[bytes, IPv4Address | None]:

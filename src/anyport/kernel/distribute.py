@@ -14,7 +14,8 @@ from pathlib import Path
 
 from anyport.decide.rows import MAX_HOSTS, Family, Hop, HostRow, RouteRow, SelectionRow
 from anyport.errors import KernelError
-from anyport.kernel import abi, clsact, loader
+from anyport.kernel import abi, loader, traffic
+from anyport.kernel.clsact import Filter
 from anyport.kernel.connections import ConnectionRow, ConnectionTable, buckets
 from anyport.kernel.counters import Count, Counters, drop_other_layout, packets_by_verdict
 from anyport.kernel.libbpf import AttachType, Map, MapType, Object, Program
@@ -131,16 +132,15 @@ class DistributorKernel:
     def detach(self) -> None:
         """No packet is distributed any more, and nothing is left behind."""
         loader.detach(self._xdp_pin)
-        loader.detach(self._link_pin)
-        clsact.detach(self._interface_index)
+        traffic.detach(self._interface_index, Filter.DISTRIBUTE, self._link_pin)
         loader.unpin(self._pins, _MAPS)
 
     def attached(self) -> bool:
         """Whether the program is still at the interface: another may have replaced that one."""
-        pins = [self._link_pin] if self._link_pin.exists() else []  # with clsact there is none
-        if self.xdp_program is not None:
-            pins.append(self._xdp_pin)
-        return all(self._is_at_interface(pin) for pin in pins)
+        in_xdp = self.xdp_program is None or (
+            self._xdp_pin.exists() and loader.target_of(self._xdp_pin) == self._interface_index
+        )
+        return in_xdp and traffic.attached(self._interface_index, self._link_pin)
 
     # ---- VIPs ----
 
@@ -271,16 +271,13 @@ class DistributorKernel:
 
         `slots`: all, as a packet may be for one that has no host.
         """
-        return list(self._counters.read(self._counted_rows(), slots))
+        return list(self._counters.read(self._counted_vips(), slots))
 
     def counters(self) -> dict[str, int]:
         """Packets by verdict, in lower case, since the maps were made."""
         return packets_by_verdict(self.counts())
 
     # ---- inside ----
-
-    def _is_at_interface(self, pin: Path) -> bool:
-        return pin.exists() and loader.target_of(pin) == self._interface_index
 
     @property
     def _link_pin(self) -> Path:
@@ -292,7 +289,7 @@ class DistributorKernel:
 
     def _attach(self) -> None:
         """TC first: XDP leaves to it what it does not do itself."""
-        self._attach_tc()
+        traffic.attach(self.program, self._interface_index, Filter.DISTRIBUTE, self._link_pin)
         if self.xdp_program is None:
             loader.detach(self._xdp_pin)
             return
@@ -300,30 +297,17 @@ class DistributorKernel:
             self.xdp_program, self._interface_index, AttachType.XDP, self._xdp_pin
         ).close()
 
-    def _attach_tc(self) -> None:
-        try:
-            link = loader.attach(
-                self.program, self._interface_index, AttachType.TCX_INGRESS, self._link_pin
-            )
-        except KernelError as error:
-            if error.errno != errno.EINVAL:  # what a kernel says that knows no TCX
-                raise
-            clsact.attach(self.program, self._interface_index)
-        else:
-            link.close()  # the pin holds it
-
-    def _counted_rows(self) -> list[int]:
-        """Those that have, or had, a VIP."""
-        return [row for row, vip in enumerate(self.known_vips()) if vip != _NOWHERE]
+    def _counted_vips(self) -> dict[int, Address]:
+        """By row: of those that have, or had, a VIP."""
+        return {row: vip for row, vip in enumerate(self.known_vips()) if vip != _NOWHERE}
 
     def _counted_otherwise(self, before: HostRow, now: HostRow) -> list[int]:
         """The VIPs' rows whose packets another host got, or this one by another path."""
         other = before.addresses.isdisjoint(now.addresses)
-        vips = self.known_vips()
         return [
             row
-            for row in self._counted_rows()
-            if other or before.hop(vips[row]).path != now.hop(vips[row]).path
+            for row, vip in self._counted_vips().items()
+            if other or before.hop(vip).path != now.hop(vip).path
         ]
 
     def _forget_fragments(self) -> None:

@@ -4,21 +4,13 @@ that we do, and hearing who asks. Whoever asks is answered by distribute.bpf.c."
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
-from contextlib import suppress
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING
 
 from anyport.errors import KernelError
-
-if TYPE_CHECKING:
-    from anyport.kernel.netlink import Interface
-
-PROBES = 3
-PROBE_SECONDS = 0.15
-"""Of waiting after each; RFC 4862 waits longer, for links that come up only now."""
+from anyport.kernel.asking import ask
+from anyport.kernel.netlink import Interface
 
 ETH_P_IPV6 = 0x86DD
 SOLICITATION, ADVERTISEMENT = 135, 136  # RFC 4861 4.3, 4.4
@@ -51,17 +43,7 @@ async def probe(address: IPv6Address, interface: Interface) -> bytes | None:
     Raises KernelError.
     """
     question = solicitation(interface.mac, address)
-    try:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK) as wire:
-            wire.bind((interface.name, ETH_P_IPV6))
-            for _ in range(PROBES):
-                wire.send(question)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(PROBE_SECONDS):
-                        return await _answer(wire, address, interface.mac)
-    except OSError as error:
-        raise KernelError(f"NDP on {interface.name}", error.errno or 0) from None
-    return None
+    return await ask("NDP", ETH_P_IPV6, question, _advertised, address, interface)
 
 
 def hear_solicitations(address: IPv6Address, interface: Interface) -> socket.socket:
@@ -82,18 +64,12 @@ def hear_solicitations(address: IPv6Address, interface: Interface) -> socket.soc
     return member
 
 
-async def _answer(wire: socket.socket, address: IPv6Address, own: bytes) -> bytes:
-    while True:
-        received = await asyncio.get_running_loop().sock_recv(wire, 128)
-        if _advertised(received) == address and received[6:12] != own:
-            return received[6:12]
-
-
-def _advertised(received: bytes) -> IPv6Address | None:
-    """The target of a neighbour advertisement; None for any other frame."""
+def _advertised(received: bytes) -> tuple[bytes, IPv6Address | None]:
+    """MAC and target of a neighbour advertisement; no target for any other frame."""
     if len(received) < _SHORTEST or received[20] != socket.IPPROTO_ICMPV6:
-        return None
-    return IPv6Address(received[62:78]) if received[54] == ADVERTISEMENT else None
+        return b"", None
+    target = IPv6Address(received[62:78]) if received[54] == ADVERTISEMENT else None
+    return received[6:12], target
 
 
 def _frame(

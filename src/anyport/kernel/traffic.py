@@ -9,7 +9,7 @@ from pathlib import Path
 from anyport.errors import KernelError
 from anyport.kernel import clsact, loader
 from anyport.kernel.clsact import Filter
-from anyport.kernel.libbpf import AttachType, Link, Program
+from anyport.kernel.libbpf import AttachType, Program
 
 _ATTACH_TYPES = {
     Filter.DISTRIBUTE: AttachType.TCX_INGRESS,
@@ -40,8 +40,4 @@ def attached(interface_index: int, pin: Path) -> bool:
     """Whether it is still there: another may have replaced the interface."""
     if not pin.exists():
         return True  # clsact: there is no link to ask
-    link = Link.open_pinned(pin)
-    try:
-        return link.target == interface_index
-    finally:
-        link.close()
+    return loader.target_of(pin) == interface_index
