@@ -192,13 +192,16 @@ def test_clsact_where_there_is_no_tcx(wire: Wire) -> None:
     """The same by a TC filter: attached twice it is replaced, not doubled."""
     kernel = DistributorKernel.load(wire.index, None, 1024, 7)
     fill(kernel, wire)
+    assert not clsact.attached(wire.index)
     clsact.attach(kernel.program, wire.index)
     clsact.attach(kernel.program, wire.index)
+    assert clsact.attached(wire.index)
     wire.send(segment(w.SHARED))
     assert wire.receive() == forwarded(segment(w.SHARED))
     assert run("tc", "filter", "show", "dev", "lan", "ingress").count("handle 0x") == 1
     clsact.detach(wire.index)
     clsact.detach(wire.index)
+    assert not clsact.attached(wire.index)
     assert run("tc", "filter", "show", "dev", "lan", "ingress") == ""
     kernel.close()
 

@@ -46,6 +46,14 @@ def detach(interface_index: int, filter: Filter = Filter.DISTRIBUTE) -> None:
         check(result, f"interface {interface_index}: detach")
 
 
+def attached(interface_index: int, filter: Filter = Filter.DISTRIBUTE) -> bool:
+    """Whether there is such a filter: another may have taken it off, or replaced the interface."""
+    result = lib().bpf_tc_query(_hook(interface_index, filter), _opts(filter))
+    if -result not in _ABSENT:
+        check(result, f"interface {interface_index}: filters")
+    return bool(result == 0)
+
+
 def _hook(interface_index: int, filter: Filter) -> Any:
     hook = ffi.new("struct bpf_tc_hook *")
     hook.sz, hook.ifindex, hook.attach_point = ffi.sizeof(hook[0]), interface_index, filter.value[0]

@@ -140,7 +140,7 @@ class DistributorKernel:
         in_xdp = self.xdp_program is None or (
             self._xdp_pin.exists() and loader.target_of(self._xdp_pin) == self._interface_index
         )
-        return in_xdp and traffic.attached(self._interface_index, self._link_pin)
+        return in_xdp and traffic.attached(self._interface_index, Filter.DISTRIBUTE, self._link_pin)
 
     # ---- VIPs ----
 

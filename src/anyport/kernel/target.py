@@ -65,8 +65,10 @@ class TargetKernel:
 
     def attached(self) -> bool:
         """Whether the programs are still at the interface: another may have replaced that one."""
-        pins = (loader.link_pin(self._pins, name) for name in _PROGRAMS)
-        return all(traffic.attached(self._interface_index, pin) for pin in pins)
+        return all(
+            traffic.attached(self._interface_index, filter, loader.link_pin(self._pins, name))
+            for name, filter in _PROGRAMS.items()
+        )
 
     def set_vips(self, vips: Collection[Address]) -> None:
         """Those on this host's `lo`: only what is for one of them is decapsulated."""

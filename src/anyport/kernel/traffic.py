@@ -36,8 +36,8 @@ def detach(interface_index: int, filter: Filter, pin: Path) -> None:
     clsact.detach(interface_index, filter)
 
 
-def attached(interface_index: int, pin: Path) -> bool:
-    """Whether it is still there: another may have replaced the interface."""
-    if not pin.exists():
-        return True  # clsact: there is no link to ask
-    return loader.target_of(pin) == interface_index
+def attached(interface_index: int, filter: Filter, pin: Path) -> bool:
+    """Whether it is still there, by either way: another may have replaced the interface."""
+    if pin.exists():
+        return loader.target_of(pin) == interface_index
+    return clsact.attached(interface_index, filter)
