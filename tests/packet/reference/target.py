@@ -109,17 +109,17 @@ def _refused(frame: Frame, outer: Packet, inner_frame: Frame, inner: Packet) -> 
         return "drop_fragment"
     if not (outer.total <= len(frame.packet) and outer.header + inner.total <= outer.total):
         return "drop_malformed"
-    if not _is_sound(inner):
+    if not _is_sound(inner, bool(frame.gso_size)):
         return "drop_malformed"
     if LEAVING[_ecn(inner_frame)][_ecn(frame)] is None:
         return "drop_ecn"
     return "drop_room" if frame.gso_size else ""
 
 
-def _is_sound(inner: Packet) -> bool:
+def _is_sound(inner: Packet, put_together: bool) -> bool:
     """An inner packet, by itself."""
     if inner.family is Family.IPV6:
-        return inner.version == 6 and inner.total > IPV6_FIXED
+        return inner.version == 6 and (inner.total > IPV6_FIXED or put_together)
     return inner.version == 4 and IPV4_FIXED <= inner.header <= inner.total
 
 
