@@ -9,11 +9,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from anyport.decide.blocks import (
+    MOST_NAMED,
     BlockPolicy,
+    as_published,
     handout_blocks,
     next_block,
     owners,
     refuse,
+    refused_by,
     rested,
     surrenderable,
     wanted_size,
@@ -193,3 +196,40 @@ def test_a_claim_on_a_live_connection_of_another_host_is_refused() -> None:
     assert surrenderable([theirs, elsewhere], "b", Definition(VIP), (), {12}) == (theirs,)
     granted = Distributing("a", 1, Definition(VIP), 13, frozenset({12}))
     assert handout_blocks([theirs, elsewhere], "b", granted) == (elsewhere.block,)
+
+
+def test_of_a_host_with_many_refused_claims_the_oldest_are_named() -> None:
+    """And none of the rest is handed out, nor forgotten when a distributor reads it again."""
+    greedy = [Claim(PortBlock(VIP, 40000 + n, 40000 + n), "b", 20 + 2 * n) for n in range(100)]
+    early = Claim(PortBlock(VIP, 50000, 50063), "b", 5)
+    modest = [Claim(PortBlock(VIP, 51000 + n, 51000 + n), "c", 21 + 2 * n) for n in range(2)]
+    claims = [*greedy, early, *modest]
+    refused = {claim.create_revision for claim in [*greedy, modest[0]]}
+    named, limits = as_published(claims, refused)
+    assert named == {c.create_revision for c in [*greedy[:MOST_NAMED], modest[0]]}
+    published = Distributing("a", 1, Definition(VIP), 999, named, limits)
+    assert handout_blocks(claims, "b", published) == (early.block,)
+    assert handout_blocks(claims, "c", published) == (modest[1].block,)
+    assert refused_by(published, claims) == refused
+    # It gives back what is named, and hears of the next.
+    claims = [claim for claim in claims if claim.create_revision not in named]
+    assert handout_blocks(claims, "b", published) == (early.block,)
+    named, limits = as_published(claims, refused)
+    assert min(named) == greedy[MOST_NAMED].create_revision
+
+
+@given(st.sets(st.integers(1, 40)), st.sets(st.integers(1, 40)), st.integers(1, 40))
+def test_a_publication_refuses_all_that_is_refused(
+    of_b: set[int], refused: set[int], programmed: int
+) -> None:
+    claims = [
+        Claim(PortBlock(VIP, 40000 + r, 40000 + r), "b" if r in of_b else "c", r)
+        for r in range(1, 41)
+    ]
+    named, limits = as_published(claims, refused)
+    published = Distributing("a", 1, Definition(VIP), programmed, named, limits)
+    granted = [b for host in "bc" for b in handout_blocks(claims, host, published)]
+    assert not {block.first - 40000 for block in granted} & refused
+    assert refused <= refused_by(published, claims)
+    if len(refused) <= MOST_NAMED:
+        assert {b.first - 40000 for b in granted} == set(range(1, programmed + 1)) - refused

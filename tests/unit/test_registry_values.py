@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anyport.decide.blocks import MOST_NAMED
+from anyport.decide.rows import MAX_HOSTS
 from anyport.model import (
     Candidacy,
     Claim,
@@ -181,6 +183,7 @@ def test_what_an_acceptable_definition_grows_to_when_published_can_be_written() 
     definition = replace(DEFINITION, hosts=hosts, udp_idle=86400)
     assert MAX_DEFINITION_SIZE - 100 < definition.size <= MAX_DEFINITION_SIZE
     assert decode(DefinitionKey(V4), encode(definition), 12) == definition
-    refused = frozenset(range(2**62, 2**62 + 1000))
-    published = Distributing("a", 2**62, definition, 2**62, refused)
+    refused = frozenset(range(2**62, 2**62 + MAX_HOSTS * MOST_NAMED))
+    limits = frozenset((host, 2**62) for host in list(hosts)[:MAX_HOSTS])
+    published = Distributing("a", 2**62, definition, 2**62, refused, limits)
     assert decode(DistributingKey("a", V4), encode(published), 12) == published

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import uvicorn
@@ -15,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from anyport.daemon import wish
+from anyport.daemon import port_rows, wish
 from anyport.daemon.counters import CounterRows
 from anyport.daemon.operator import Operator, parse_vip
+from anyport.daemon.port_rows import Row
 from anyport.daemon.rows import Rows
 from anyport.errors import AnyportError
 from anyport.model.definition import Address
@@ -63,6 +65,13 @@ def application(
 
         return show
 
+    def large_noun(rows_of: Callable[[Address | None], Iterable[Row]]) -> Handler:
+        async def show(request: Request) -> Response:
+            body = await asyncio.to_thread(port_rows.encoded, rows_of(only_vip(request)))
+            return Response(body, media_type="application/json")
+
+        return show
+
     async def show_counters(request: Request) -> Response:
         return JSONResponse(counters.rows(only_vip(request), "zero" in request.query_params))
 
@@ -80,8 +89,8 @@ def application(
             Route("/v1/vips/{vip}", change, methods=["PATCH"]),
             Route("/v1/vips/{vip}", delete, methods=["DELETE"]),
             Route("/v1/hosts", noun(lambda _: rows.hosts())),
-            Route("/v1/listeners", noun(rows.listeners)),
-            Route("/v1/ports", noun(rows.ports)),
+            Route("/v1/listeners", large_noun(rows.listeners)),
+            Route("/v1/ports", large_noun(rows.ports)),
             Route("/v1/connections", noun(rows.connections)),
             Route("/v1/blocks", noun(lambda _: rows.blocks())),
             Route("/v1/counters", show_counters),

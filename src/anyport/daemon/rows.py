@@ -6,20 +6,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from anyport.agent.agent import Agent
 from anyport.agent.definitions import present_distributor
+from anyport.daemon import port_rows
+from anyport.daemon.port_rows import Row
 from anyport.decide import blocks as block_rules
 from anyport.decide import routes as route_rules
 from anyport.decide.rows import Path
 from anyport.distributor.distributor import Distributor
 from anyport.errors import UsageError
 from anyport.kernel import sock_diag
-from anyport.model import Cluster, Definition, Distributed, Route
+from anyport.model import Cluster, Definition
 from anyport.model.definition import Address
-
-Row = dict[str, Any]
 
 
 class Rows:
@@ -62,7 +63,7 @@ class Rows:
                 "weight": host.weight,
                 "state": host.state.value,
                 "paths": self._paths(host.name),
-                "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(host.since)),
+                "since": utc(host.since),
             }
             for _, host in sorted(self._cluster.hosts.items())
         ]
@@ -80,71 +81,41 @@ class Rows:
             for version, choice in self._distributor.choices.get(host, {}).items()
         ]
 
-    def listeners(self, only: Address | None) -> list[Row]:
-        return [
-            {
-                "vip": str(listener.vip),
-                "protocol": listener.protocol.word,
-                "port": listener.port,
-                "host": listener.host,
-                "specific": listener.specific,
-                "user": listener.user,
-                "process": listener.process,
-            }
-            for vip in _sorted(self._cluster.listeners)
+    def listeners(self, only: Address | None) -> Iterable[Row]:
+        """Of the present moment; the rows are made as they are asked for, by any thread."""
+        snapshot = [
+            listener
+            for vip, by_port in self._cluster.listeners.items()
             if only in (None, vip)
-            for _, by_host in sorted(self._cluster.listeners[vip].items())
-            for _, listener in sorted(by_host.items())
+            for by_host in by_port.values()
+            for listener in by_host.values()
         ]
+        return port_rows.listeners(snapshot)
 
-    def ports(self, only: Address | None) -> list[Row]:
+    def ports(self, only: Address | None) -> Iterable[Row]:
+        """Of the present moment; the rows are made as they are asked for, by any thread."""
         counted = self._connection_counts()
-        return [
-            row
+        snapshots = [
+            self._port_table(vip, definition, counted)
             for vip, definition in self._effective()
             if only in (None, vip)
-            for row in self._ports_of(vip, definition, counted)
         ]
+        return chain.from_iterable(table.rows() for table in snapshots)
 
-    def _ports_of(
-        self, vip: Address, definition: Definition, counted: Counter[tuple[Any, ...]]
-    ) -> list[Row]:
-        known_here = vip in self._distributor.offices
+    def _port_table(
+        self, vip: Address, definition: Definition, counted: port_rows.Counts
+    ) -> port_rows.PortTable:
         distributing = present_distributor(self._cluster, vip)
-        refused = distributing.refused if distributing else ()
-        blocks = route_rules.block_index(self._cluster, vip, refused)
-        hosts = self._cluster.hosts
-        rows = []
-        for key, by_host in sorted(self._cluster.listeners.get(vip, {}).items()):
-            protocol, port = key
-            route = route_rules.route(key, by_host, definition, hosts, blocks.owner(port))
-            if route is None:
-                continue  # notified under a definition that holds no more
-            rows.append(
-                {
-                    "vip": str(vip),
-                    "protocol": protocol.word,
-                    "port": port,
-                    "route": "distributed" if isinstance(route, Distributed) else "unique",
-                    "targets": [
-                        {
-                            "host": name,
-                            "weight": weight,
-                            "connections": (
-                                counted[vip, protocol, port, name] if known_here else None
-                            ),
-                        }
-                        for name, weight in self._targets(route)
-                    ],
-                }
-            )
-        return rows
-
-    def _targets(self, route: Route) -> list[tuple[str, int]]:
-        if isinstance(route, Distributed):
-            return [(target.host, target.weight) for target in route.targets]
-        host = self._cluster.hosts.get(route.host)
-        return [(route.host, host.weight if host else 0)]
+        claims = self._cluster.claims.values()
+        refused = block_rules.refused_by(distributing, claims) if distributing else ()
+        listeners = self._cluster.listeners.get(vip, {})
+        return port_rows.PortTable(
+            definition,
+            {port: dict(by_host) for port, by_host in listeners.items()},
+            dict(self._cluster.hosts),
+            route_rules.block_index(self._cluster, vip, refused),
+            counted if vip in self._distributor.offices else None,
+        )
 
     def connections(self, only: Address | None) -> list[Row]:
         """All that this host distributes; for other VIPs, those that end here."""
@@ -179,7 +150,7 @@ class Rows:
                 "host": names.get(c.slot),
             }
 
-    def _connection_counts(self) -> Counter[tuple[Any, ...]]:
+    def _connection_counts(self) -> port_rows.Counts:
         names = self._names()
         return Counter(
             (c.vip, c.protocol, c.port, names.get(c.slot))
@@ -216,12 +187,17 @@ class Rows:
 
     def _effective(self) -> list[tuple[Address, Definition]]:
         """What the distributors published; the operator's wish where none has yet."""
-        return [
-            (vip, d.definition if (d := present_distributor(self._cluster, vip)) else wish)
-            for vip in _sorted(self._cluster.definitions)
-            for wish in [self._cluster.definitions[vip]]
-        ]
+        holding = dict(self._cluster.definitions)
+        for vip, _ in self._cluster.distributing:
+            if (published := present_distributor(self._cluster, vip)) is not None:
+                holding[vip] = published.definition
+        return [(vip, holding[vip]) for vip in _sorted(holding)]
 
 
 def _sorted(vips: Iterable[Address]) -> list[Address]:
     return sorted(vips, key=lambda vip: (vip.version, vip.packed))
+
+
+def utc(seconds: float) -> str:
+    """Seconds since the epoch as ISO 8601 has them."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

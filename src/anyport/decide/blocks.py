@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from anyport.model import Claim, Definition, Distributing, PortBlock, PortSet
 from anyport.model.definition import Address
 
+MOST_NAMED = 16
+"""Refused claims of one host that a publication names: 1,024 of the 64 hosts there may be
+(decide.rows.MAX_HOSTS), some 20 KB of the 64 KiB that a registry value may have."""
+
 PortBits = int
 """A set of ports as an integer, bit n for port n: overlaps cost one `&`."""
 
@@ -63,12 +67,13 @@ def handout_blocks(
     if distributing is None:
         return ()
     definition = distributing.definition
+    programmed = dict(distributing.limits).get(host, distributing.programmed_revision)
     return tuple(
         c.block
         for c in owners(claims)
         if c.host == host
         and c.block.vip == definition.vip
-        and c.create_revision <= distributing.programmed_revision
+        and c.create_revision <= programmed
         and c.create_revision not in distributing.refused
         and not _unwanted(definition, c)
     )
@@ -118,6 +123,35 @@ def refuse(
         for claim in new
         if any(hosts - {claim.host} for port, hosts in targets.items() if port in claim.block)
     )
+
+
+def refused_by(distributing: Distributing, claims: Iterable[Claim]) -> frozenset[int]:
+    """Create_revisions of all that are refused of `claims`, those not named included."""
+    limits = dict(distributing.limits)
+    return distributing.refused | {
+        c.create_revision
+        for c in claims
+        if c.block.vip == distributing.definition.vip
+        and c.create_revision > limits.get(c.host, c.create_revision)
+    }
+
+
+def as_published(
+    claims: Iterable[Claim], refused: Collection[int]
+) -> tuple[frozenset[int], frozenset[tuple[str, int]]]:
+    """`refused` and `limits` of a publication (model.Distributing), from the create_revisions of
+    all the refused of `claims`.
+
+    A host gives back what is named, then hears of the next. So what one host
+    claims, however much, takes no room from what is said of others.
+    """
+    by_host: dict[str, list[int]] = {}
+    for claim in sorted(claims, key=_seniority):
+        if claim.create_revision in refused:
+            by_host.setdefault(claim.host, []).append(claim.create_revision)
+    named = (r for revisions in by_host.values() for r in revisions[:MOST_NAMED])
+    limits = ((h, r[MOST_NAMED] - 1) for h, r in by_host.items() if len(r) > MOST_NAMED)
+    return frozenset(named), frozenset(limits)
 
 
 def is_enumerated(definition: Definition, block: PortBlock) -> bool:

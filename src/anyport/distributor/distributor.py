@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from anyport.config import Config
 from anyport.decide import routes as rules
-from anyport.decide.blocks import refuse
+from anyport.decide.blocks import as_published, refuse, refused_by
 from anyport.decide.definitions import acceptable
 from anyport.decide.election import elect, next_term, why_no_candidate
 from anyport.decide.tables import HostRow
@@ -45,10 +45,15 @@ CLOSING_SECONDS = 5.0
 
 @dataclass
 class Office:
-    """A tenure: what this host publishes for a VIP, and whether it answers for it yet."""
+    """A tenure: what this host publishes for a VIP, and whether it answers for it yet.
+
+    `refused`: create_revisions of all claims that are, those that the
+    publication has no room to name included.
+    """
 
     published: Distributing
     blocks: rules.BlockIndex
+    refused: frozenset[int]
     answering: bool = False
     rivals: set[str] = field(default_factory=set)
 
@@ -205,7 +210,9 @@ class Distributor:
         term = before.term if before is not None else next_term(terms, cluster.revision)
         self.programmer.open(vip)
         published = before or Distributing(self.host, term, definition, 0)
-        office = Office(replace(published, definition=definition), rules.BlockIndex((), vip))
+        refused = refused_by(published, cluster.claims.values())
+        blocks = rules.BlockIndex((), vip)
+        office = Office(replace(published, definition=definition), blocks, refused)
         self.offices[vip] = office
         self._program_all(vip, office)
         await self._publish(vip, office)
@@ -254,12 +261,18 @@ class Distributor:
     def _program_all(self, vip: Address, office: Office) -> None:
         cluster = self._mirror.cluster
         definition = office.published.definition
-        refused = self._refused(vip, office)
-        office.blocks = rules.block_index(cluster, vip, refused)
-        routes = rules.routes(cluster, definition, refused)
+        office.refused = self._refused(vip, office)
+        office.blocks = rules.block_index(cluster, vip, office.refused)
+        routes = rules.routes(cluster, definition, office.refused)
         self.programmer.replace(vip, definition.method, routes, self._hosts)
+        named, limits = as_published(cluster.claims.values(), office.refused)
+        if limits - office.published.limits:
+            hosts = ", ".join(sorted(host for host, _ in limits))
+            log.warning(
+                "vip %s: %d claims refused, too many of %s", vip, len(office.refused), hosts
+            )
         office.published = replace(
-            office.published, programmed_revision=cluster.revision, refused=refused
+            office.published, programmed_revision=cluster.revision, refused=named, limits=limits
         )
 
     def _refused(self, vip: Address, office: Office) -> frozenset[int]:
@@ -267,7 +280,7 @@ class Distributor:
         these claims stand."""
         claims = [c for c in self._mirror.cluster.claims.values() if c.block.vip == vip]
         routed = office.published.programmed_revision
-        before = office.published.refused & {claim.create_revision for claim in claims}
+        before = office.refused & {claim.create_revision for claim in claims}
         if all(claim.create_revision <= routed for claim in claims):
             return before  # without a walk over the connection table
         names = {self.slot(name): name for name in self._mirror.cluster.hosts}

@@ -29,7 +29,8 @@ class Distributing:
     `programmed_revision`: every claim with a create_revision at or below it is
     routed to its owner, so its ports may be handed out (R7), but for the claims
     `refused`, by their create_revision: connections to other hosts live on
-    their ports.
+    their ports. Of a host with too many of those, only the oldest are named, and
+    `limits` has the revision up to which its claims are routed instead.
     """
 
     host: str
@@ -37,6 +38,7 @@ class Distributing:
     definition: Definition
     programmed_revision: int
     refused: frozenset[int] = frozenset()
+    limits: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class _Distributing(_Versioned, frozen=True):
     definition: _Definition
     programmed_revision: _Count
     refused: tuple[_Count, ...] = ()
+    limits: dict[_Word, _Count] | UnsetType = UNSET
 
 
 _V = TypeVar("_V", bound=_Versioned)
@@ -134,8 +135,14 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
         case DistributingKey(host, vip):
             told = _read(_DISTRIBUTING, value)
             definition = _definition(vip, told.definition)
-            refused = frozenset(told.refused)
-            return Distributing(host, told.term, definition, told.programmed_revision, refused)
+            return Distributing(
+                host,
+                told.term,
+                definition,
+                told.programmed_revision,
+                frozenset(told.refused),
+                frozenset() if told.limits is UNSET else frozenset(told.limits.items()),
+            )
 
 
 _VERSIONED = msgspec.json.Decoder(_Versioned)
@@ -176,10 +183,14 @@ def _mirror(noun: Noun) -> _Versioned:
             return _Claim(VERSION, block.last)
         case Candidacy():
             return _Candidacy(VERSION, noun.rank)
-        case Distributing(_, term, definition, programmed_revision, refused):
-            effective = _definition_mirror(definition)
+        case Distributing():
             return _Distributing(
-                VERSION, term, effective, programmed_revision, tuple(sorted(refused))
+                VERSION,
+                noun.term,
+                _definition_mirror(noun.definition),
+                noun.programmed_revision,
+                tuple(sorted(noun.refused)),
+                dict(sorted(noun.limits)) or UNSET,
             )
 
 
