@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from tests.support.lab_cluster import VIP, LabCluster, Opened, eventually, lab_cluster
+from tests.support.lab_etcd import LabEtcd
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -21,20 +21,6 @@ def cluster() -> Iterator[LabCluster]:
     """Leases end soon after their daemons."""
     with lab_cluster("failing", 3, {"vip": VIP}, {"registry": {"ttl": 2}}) as cluster:
         yield cluster
-
-
-@contextmanager
-def cut_off_from_etcd(cluster: LabCluster, host: str) -> Iterator[None]:
-    """From etcd alone, without a word: what they send each other goes to a MAC that nobody has."""
-    nobody = ["lladdr", "02:00:00:00:00:99", "nud", "permanent"]
-    ends = [(host, "eth0", cluster.address("lan")), ("lan", "br0", cluster.address(host))]
-    for node, interface, other in ends:
-        cluster.run(node, "ip", "neighbour", "replace", other, "dev", interface, *nobody)
-    try:
-        yield
-    finally:
-        for node, interface, other in ends:
-            cluster.run(node, "ip", "neighbour", "del", other, "dev", interface)
 
 
 def assert_all_live(connections: list[Opened]) -> None:
@@ -52,7 +38,7 @@ def test_a_distributor_without_etcd_leaves_the_vip_to_the_next(cluster: LabClust
     connections = [cluster.client.connect(VIP, 80) for _ in range(20)]
     old = cluster.distributor()
     [witness, *_] = sorted(set(HOSTS) - {old})
-    with cut_off_from_etcd(cluster, old):
+    with LabEtcd(cluster).cut_off(old):
         eventually(
             lambda: cluster.lab.client(witness).vip(VIP)["distributor"] not in (old, None),
             "a takeover",

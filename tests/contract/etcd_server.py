@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 
 class EtcdServer:
@@ -48,6 +51,14 @@ class EtcdServer:
             self._process.wait()
             self._process = None
 
+    def take_over_from(self, other: EtcdServer) -> None:
+        """Starts with the data of `other`, which ends, in place of its own."""
+        self.kill()
+        other.kill()
+        shutil.rmtree(self.directory / "data")
+        (other.directory / "data").rename(self.directory / "data")
+        self.start()
+
     def freeze(self) -> None:
         """Returns when it stands still: until then its threads may still answer (waitpid(2))."""
         self._signal(signal.SIGSTOP)
@@ -58,13 +69,21 @@ class EtcdServer:
         self._signal(signal.SIGCONT)
 
     def compact(self, revision: int) -> None:
+        self._ask("kv/compaction", {"revision": str(revision), "physical": True})
+
+    def stored(self) -> list[str]:
+        """Keys."""
+        every = base64.b64encode(b"\0").decode()
+        found = self._ask("kv/range", {"key": every, "range_end": every, "keys_only": True})
+        return [base64.b64decode(kv["key"]).decode() for kv in found.get("kvs", ())]
+
+    def _ask(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
         """By etcd's JSON gateway, so that the client under test is not its own witness."""
-        request = urllib.request.Request(
-            f"http://{self.endpoint}/v3/kv/compaction",
-            json.dumps({"revision": str(revision), "physical": True}).encode(),
-        )
+        url = f"http://{self.endpoint}/v3/{what}"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        opener.open(request, timeout=10).close()
+        with opener.open(url, json.dumps(request).encode(), timeout=10) as answer:
+            told: dict[str, Any] = json.load(answer)
+        return told
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

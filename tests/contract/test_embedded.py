@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -134,3 +135,20 @@ async def test_an_etcd_that_ends_at_once_is_said_with_its_last_words(tmp_path: P
     (tmp_path / "data").write_text("etcd wants a directory here")
     with pytest.raises(AnyportError, match=r"embedded etcd ended: .*not a directory"):
         await start_or_adopt(tmp_path)
+
+
+async def test_an_emptied_one_is_another_cluster(data: Path) -> None:
+    """By its id alone others tell it from the one it was, once it is past its revisions."""
+    before = await _identity(await start_or_adopt(data))
+    await stop(data)
+    assert await _identity(await start_or_adopt(data)) == before
+    await stop(data)
+    shutil.rmtree(data / "data")
+    assert await _identity(await start_or_adopt(data)) != before
+
+
+async def _identity(endpoints: list[str]) -> int:
+    registry = EtcdRegistry(endpoints)
+    listing = await registry.list("/a/")
+    await registry.close()
+    return listing.store

@@ -8,16 +8,23 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from anyport.errors import Compacted, ConfigError, RegistryUnavailable
+from anyport.model import Definition, Host, Listener, Protocol
+from anyport.registry import values
 from anyport.registry.base import Put
 from anyport.registry.channels import Channels
+from anyport.registry.endpoints import Endpoint
 from anyport.registry.etcd import EtcdRegistry
+from anyport.registry.keys import DefinitionKey, ListenerEntryKey
+from anyport.registry.membership import Membership
 from anyport.registry.mirror import Mirror
+from anyport.registry.publisher import Publisher
 from anyport.registry.watch_stream import WatchStream
 from tests.contract.conftest import TIMEOUT, Watching
 from tests.contract.etcd_server import EtcdServer, free_ports
@@ -92,6 +99,76 @@ async def test_an_emptied_store_is_not_taken_for_the_old_one(
     await watching.stop()
 
 
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[EtcdServer]:
+    """Another store."""
+    (tmp_path / "fresh").mkdir()
+    fresh = EtcdServer(tmp_path / "fresh")
+    fresh.start()
+    yield fresh
+    fresh.kill()
+
+
+async def drive_past(server: EtcdServer, revision: int) -> None:
+    """By a key that is nobody's."""
+    registry = EtcdRegistry([server.endpoint])
+    while await registry.write([Put("nobody's", b"")]) <= revision:
+        pass
+    await registry.close()
+
+
+async def test_an_emptied_store_past_the_old_revision_is_known_by_its_id(
+    server: EtcdServer, registry: EtcdRegistry, fresh: EtcdServer
+) -> None:
+    """Nothing is taken from it as if it followed what was listed."""
+    listing = await registry.list("/a/")
+    watching = Watching(registry, "/a/", await registry.write([Put("/a/1", b"")]))
+    await drive_past(fresh, listing.revision + 10)
+    server.take_over_from(fresh)
+    with pytest.raises(Compacted):
+        await watching.next()
+    await watching.stop()
+    watching = Watching(registry, "/a/", listing.revision)
+    with pytest.raises(Compacted):
+        await watching.next()
+    await watching.stop()
+    again = await registry.list("/a/")
+    assert again.store != listing.store
+    assert again.revision > listing.revision
+
+
+async def test_a_mirror_keeps_what_is_in_force_when_the_store_is_emptied(
+    server: EtcdServer, registry: EtcdRegistry, fresh: EtcdServer, tmp_path: Path
+) -> None:
+    """Listeners, hosts and claims are said again by then; the definition is the operator's."""
+    vip = ip_address("10.0.0.100")
+    publisher, mirror = Publisher(registry), Mirror(registry, first_pause=0.01)
+    member = Membership(registry, publisher, tmp_path, "a", 60)
+    mirror.on_replaced = member.lost
+    await member.join(lambda instance: Host("a", ip_address("192.0.2.1"), instance=instance))
+    listener = Listener(vip, Protocol.TCP, 80, "a")
+    publisher.set(str(ListenerEntryKey("a", vip, Protocol.TCP, 80)), values.encode(listener))
+    running = asyncio.gather(mirror.run(), publisher.run(), member.run())
+    revision = await registry.write([Put(str(DefinitionKey(vip)), values.encode(Definition(vip)))])
+    async with asyncio.timeout(TIMEOUT):
+        subscription = mirror.subscribe()
+        while not (mirror.cluster.listeners and mirror.cluster.definitions):
+            await subscription.changed()
+        await drive_past(fresh, revision + 100)
+        server.take_over_from(fresh)
+        lease = member.lease
+        while member.lease == lease or not member.is_seen_in(mirror.cluster):
+            assert mirror.cluster.listeners == {vip: {(Protocol.TCP, 80): {"a": listener}}}
+            assert mirror.cluster.definitions == {vip: Definition(vip)}
+            await subscription.changed()
+    assert mirror.emptied
+    assert mirror.cluster.listeners == {vip: {(Protocol.TCP, 80): {"a": listener}}}
+    assert mirror.cluster.definitions == {vip: Definition(vip)}
+    running.cancel()
+    await asyncio.wait({running})
+    member.close()
+
+
 async def test_a_frozen_etcd_is_unavailable_and_comes_back(
     server: EtcdServer, registry: EtcdRegistry, hasty: EtcdRegistry
 ) -> None:
@@ -131,7 +208,7 @@ async def test_a_silent_watch_that_is_healthy_stays(
 ) -> None:
     """It is probed several times while nothing happens, and must not be taken for dead."""
     after = await registry.write([Put("/a/1", b"")])
-    channels = Channels([server.endpoint], ca=None, cert=None, key=None, timeout=TIMEOUT)
+    channels = Channels([Endpoint(server.endpoint)], TIMEOUT)
     stream = WatchStream(channels)
     await stream.open(b"/a/", b"/a0", after, patience=TIMEOUT)
     news = asyncio.ensure_future(anext(stream.changes(after, patience=0.2)))

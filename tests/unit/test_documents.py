@@ -15,7 +15,7 @@ CLAIMS = (ROOT / "docs/claims.md").read_text()
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(tests/[^`]*::[^`]*)`", CLAIMS))))
 def test_a_test_of_the_claims(name: str) -> None:
     path, _, test = name.partition("::")
-    assert re.search(rf"^def {re.escape(test)}\(", (ROOT / path).read_text(), re.MULTILINE)
+    assert re.search(rf"^(async )?def {re.escape(test)}\(", (ROOT / path).read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("row", re.findall(r"`((?:src|bpf)/[^`]*)` \(([^)]*)\)", CLAIMS))

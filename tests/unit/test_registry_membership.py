@@ -23,7 +23,10 @@ def member(store: MemoryStore, state: Path, host: str = "a") -> Membership:
 
 
 def joined(member: Membership, host: str = "a") -> Membership:
-    asyncio.run(member.join(lambda instance: Host(host, ADDRESS, instance=instance)))
+    try:
+        asyncio.run(member.join(lambda instance: Host(host, ADDRESS, instance=instance)))
+    finally:
+        member.close()
     return member
 
 

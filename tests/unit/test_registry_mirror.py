@@ -24,7 +24,7 @@ from anyport.model import (
     PortBlock,
     Protocol,
 )
-from anyport.registry.base import Delete, Put, Write
+from anyport.registry.base import Delete, Entry, Put, Write
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
@@ -53,7 +53,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.registry = MemoryRegistry(self.store)
-        self.mirror = Mirror(self.registry, first_pause=0.0)
+        self.mirror = Mirror(self.registry, first_pause=0.0, settle=0.0)
 
     async def put(self, *pairs: tuple[Key, Noun]) -> None:
         await self.raw(*(Put(str(key), encode(noun)) for key, noun in pairs))
@@ -218,38 +218,144 @@ def test_a_loss_shows_until_the_registry_is_back() -> None:
     in_world(scenario)
 
 
-def test_an_emptied_store_is_told_as_everything_gone() -> None:
+def test_what_nobody_says_again_in_an_emptied_store_is_gone_but_for_claims() -> None:
+    """A host that is away may have their ports in use: they stay till somebody says them."""
+
     async def scenario(world: World) -> None:
         await world.put(listener(), claim())
         subscription = world.mirror.subscribe()
         await first_of(subscription)
         world.registry.store = MemoryStore()
         world.store.lose()
-        touched = await subscription.changed()
-        assert touched == Touched(ports={(VIP, HTTP)}, claims={VIP})
+        assert await subscription.changed() == Touched(ports={(VIP, HTTP)})
         assert world.mirror.cluster.listeners == {}
-        assert world.mirror.cluster.claims == {}
         assert world.mirror.cluster.revision == world.registry.store.revision
+        assert [c.block for c in world.mirror.lost_claims()] == [PortBlock(VIP, 40000, 40063)]
+        await world.put(claim())
+        assert world.mirror.lost_claims() == []
+        await world.raw(Delete(str(claim()[0])))
+        assert world.mirror.cluster.claims == {}
 
     in_world(scenario)
 
 
-def test_definitions_lost_with_their_store_are_not_taken_for_deleted() -> None:
+def test_definitions_lost_with_their_store_stay_till_they_are_said_again() -> None:
     async def scenario(world: World) -> None:
-        definition: tuple[Key, Noun] = DefinitionKey(VIP), Definition(VIP)
-        await world.put(definition, HOST)
+        other = ip_address("10.0.0.101")
+        wishes: list[tuple[Key, Noun]] = [
+            (DefinitionKey(vip), Definition(vip)) for vip in (VIP, other)
+        ]
+        await world.put(*wishes, HOST)
         await world.put(listener())
         subscription = world.mirror.subscribe()
         await first_of(subscription)
         assert not world.mirror.emptied
         world.registry.store = MemoryStore()
         world.store.lose()
-        assert VIP in (await subscription.changed()).definitions
-        assert world.mirror.emptied
-        await world.put(HOST)
-        assert world.mirror.emptied
-        await world.put(definition)
+        assert await subscription.changed() == Touched(ports={(VIP, HTTP)}, hosts={"a"})
+        for key, wish in wishes:
+            assert world.mirror.emptied
+            assert world.mirror.cluster.definitions.keys() == {VIP, other}
+            await world.put((key, wish))
         assert not world.mirror.emptied
+        await world.raw(Delete(str(DefinitionKey(VIP))))
+        assert world.mirror.cluster.definitions.keys() == {other}
+
+    in_world(scenario)
+
+
+def replaced(world: World, identity: int = 1, past: int = 0) -> MemoryStore:
+    """Another store in the place of the world's; `past`: it has come to that revision."""
+    store = MemoryStore(identity)
+    store.revision = max(past, store.revision)
+    world.registry.store = store
+    world.store.lose()
+    return store
+
+
+@pytest.mark.parametrize("how", ["another name", "revision gone back", "an older key"])
+def test_another_store_is_told_from_a_loss(how: str) -> None:
+    """Past the old revision only its name tells, or a key that was made before that revision."""
+
+    async def scenario(world: World) -> None:
+        await world.put((DefinitionKey(VIP), Definition(VIP)), HOST)
+        await world.put(listener())
+        past = 0 if how == "revision gone back" else world.store.revision + 10
+        store = replaced(world, 2 if how == "another name" else 1, past)
+        if how == "an older key":
+            key = str(HostKey("b"))
+            store.entries[key] = Entry(key, encode(Host("b", ip_address("10.0.0.2"))), 2, 2)
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        await subscription.changed()
+        assert world.mirror.emptied
+        assert world.mirror.cluster.definitions.keys() == {VIP}
+
+    in_world(scenario)
+
+
+def test_a_loss_is_not_taken_for_another_store() -> None:
+    async def scenario(world: World) -> None:
+        await world.put((DefinitionKey(VIP), Definition(VIP)), HOST)
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        world.store.lose()
+        world.store.apply([Delete(str(DefinitionKey(VIP)))])
+        world.store.compact()
+        world.store.recover()
+        assert VIP in (await subscription.changed()).definitions
+        assert not world.mirror.emptied
+
+    in_world(scenario)
+
+
+def test_what_hosts_say_again_in_another_store_was_never_gone() -> None:
+    """The mirror shows the old store until the new one has it, and calls for it."""
+
+    async def scenario() -> None:
+        world = World()
+        world.mirror = Mirror(world.registry, first_pause=0.0, settle=TIMEOUT)
+        called = asyncio.Event()
+        world.mirror.on_replaced = called.set
+        async with running(world):
+            await world.mirror.caught_up(0)
+            definition = Definition(VIP)
+            published = Distributing("a", 7, definition, 2, frozenset({2}))
+            await world.put((DefinitionKey(VIP), definition), HOST, listener(), claim())
+            await world.put((DistributingKey("a", VIP), published))
+            subscription = world.mirror.subscribe()
+            await first_of(subscription)
+            before = _contents(world.mirror.cluster)
+            store = replaced(world, identity=2, past=100)
+            await called.wait()
+            assert world.mirror.settling
+            assert _contents(world.mirror.cluster) == before
+            store.apply([Put(str(key), encode(noun)) for key, noun in (HOST, listener(), claim())])
+            await subscription.changed()
+            assert not world.mirror.settling
+            assert world.mirror.cluster.listeners == {VIP: {HTTP: {"a": listener()[1]}}}
+            # It distributes still, and the claim that was programmed is, by its new number.
+            assert world.mirror.cluster.distributing == {
+                (VIP, "a"): Distributing("a", 7, definition, store.revision)
+            }
+
+    asyncio.run(scenario())
+
+
+def test_of_another_store_a_claim_that_was_not_there_is_not_taken_for_programmed() -> None:
+    async def scenario(world: World) -> None:
+        definition = Definition(VIP)
+        published = DistributingKey("a", VIP), Distributing("a", 7, definition, 900)
+        await world.put((DefinitionKey(VIP), definition), HOST, published)
+        store = replaced(world, identity=2)
+        store.apply([Put(str(HOST[0]), encode(HOST[1]))])
+        store.apply([Put(str(key), encode(noun)) for key, noun in [claim("b")]])
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        await subscription.changed()
+        [new] = world.mirror.cluster.claims.values()
+        [kept] = world.mirror.cluster.distributing.values()
+        assert kept.programmed_revision < new.create_revision
 
     in_world(scenario)
 

@@ -86,9 +86,11 @@ class Agent:
         adopted = self._kernel.vips()
         for vip in adopted:
             self.pools.adopt(vip)
-        # What was in force before the restart is not recorded; the operator's wish is next to it.
-        wishes = self._mirror.cluster.definitions
-        self.hosted = {vip: wishes[vip] for vip in adopted if vip in wishes}
+        # What was in force before the restart is not recorded; the operator's wish is next to it,
+        # or what the distributor says, should the store have been emptied.
+        known = {d.definition.vip: d.definition for d in self._mirror.cluster.distributing.values()}
+        known |= self._mirror.cluster.definitions
+        self.hosted = {vip: known[vip] for vip in adopted if vip in known}
         await self._remove_vips(set(adopted) - self.hosted.keys())
         await self._definitions_changed()
         self._reconcile()  # sockets of a definition that changed while nobody was here
@@ -133,10 +135,6 @@ class Agent:
 
         The kernel refuses leaks from before a VIP is on `lo` until after it has gone (R8).
         """
-        if self._mirror.emptied:
-            self._problem("registry", "the store was emptied; what is in force stays")
-            return
-        self.problems.pop("registry", None)
         before = self.hosted
         self.hosted, refused = effective(self._mirror.cluster, self.host, self._versions, before)
         for vip, why in refused.items():

@@ -106,6 +106,9 @@ class Blocks:
             await self._wake.wait()
             self._wake.clear()
             try:
+                if self._mirror.settling:
+                    await self._say_again()
+                    continue
                 for definition in list(self._hosted.values()):
                     await self._surrender(definition)
                     await self._claim(definition)
@@ -114,6 +117,16 @@ class Blocks:
                 log.debug("blocks: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
                 self.wake()
+
+    async def _say_again(self) -> None:
+        """The blocks that this host holds, in a store that does not know of them; before anybody
+        claims another: their ports are in use here."""
+        for vip in self._hosted:
+            for block in self.own(vip):
+                key = str(ClaimKey(self._host, vip, block.first))
+                value = values.encode(Claim(block, self._host, 0))
+                with contextlib.suppress(Conflict):  # it does by now
+                    await self._registry.write([Put(key, value)], [Unchanged(key, 0)])
 
     async def _surrender(self, definition: Definition) -> None:
         """Claims that were beaten, and those that the definition no longer permits."""

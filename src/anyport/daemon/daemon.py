@@ -73,7 +73,11 @@ async def _main(config: Config, path: Path) -> None:
     held = state.lock(Path(config.daemon.state))
     try:
         async with _registry(config) as registry:
-            await Daemon(config, interface, registry).run(stop)
+            daemon = Daemon(config, interface, registry)
+            try:
+                await daemon.run(stop)
+            finally:
+                daemon.close()
     finally:
         os.close(held)
 
@@ -117,12 +121,13 @@ class Daemon:
         config = self._config
         server_socket = state.listen_unix(Path(config.daemon.socket))
         await self._membership.join(self._describe)
+        self._mirror.on_replaced = self._membership.lost
+        self._spawn(self._membership.run())
         set_sysctls(config.host.interface, state.sysctls(config))
         pins = Path(config.daemon.pins)
         listen = ListenKernel.attach(self._cgroup(), pins)
         packets, hook = await packet_program.attach(config, self._interface, HASH_KEY)
         self._spawn(self._mirror.run())
-        self._spawn(self._membership.run())
         tunnels = TargetKernel.attach(self._interface.index, pins)
         routes = Routes(self._interface.index)
         agent = Agent(
@@ -168,6 +173,10 @@ class Daemon:
             listen.close()
             packets.close()
             tunnels.close()
+
+    def close(self) -> None:
+        """Ends what is no task."""
+        self._membership.close()
 
     def _spawn(self, task: Any) -> None:
         self._tasks.append(asyncio.create_task(task))

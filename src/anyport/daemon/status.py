@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from anyport import __version__
@@ -11,6 +12,7 @@ from anyport.agent.agent import Agent
 from anyport.agent.definitions import present_distributor
 from anyport.config import Config
 from anyport.daemon.counters import CounterRows
+from anyport.daemon.rows import utc
 from anyport.decide.hook import Hook
 from anyport.distributor.distributor import Distributor
 from anyport.distributor.hops import path
@@ -59,6 +61,7 @@ class Status:
                 "endpoints": list(self._config.registry.endpoints) or "own etcd",
                 "connected": self._mirror.connected,
                 "stale_seconds": self._stale_seconds(),
+                "stale_since": self._stale_since(),
                 "revision": cluster.revision,
             },
             "hosts": len(cluster.hosts),
@@ -93,6 +96,12 @@ class Status:
         since = self._mirror.stale_since
         return 0.0 if since is None else round(asyncio.get_running_loop().time() - since, 1)
 
+    def _stale_since(self) -> str | None:
+        """UTC; None: what is shown is current."""
+        if self._mirror.stale_since is None:
+            return None
+        return utc(time.time() - asyncio.get_running_loop().time() + self._mirror.stale_since)
+
     def _problems(self) -> list[str]:
         problems = [
             f"{what}: {why}"
@@ -101,8 +110,18 @@ class Status:
         ]
         if not self._mirror.connected:
             problems.append(
-                f"registry: no answer for {self._stale_seconds():.0f} s; "
-                "packets go on from the last known state"
+                f"registry: no answer for {self._stale_seconds():.0f} s, "
+                f"since {self._stale_since()}; packets go on from the last known state"
+            )
+        if self._mirror.settling:
+            problems.append(
+                "registry: another store than before; what is in force stays, "
+                "and hosts say again what they have"
+            )
+        if self._mirror.emptied:
+            problems.append(
+                "registry: the store was emptied; the definitions in force are not in it: "
+                "`anyport vip add` them again"
             )
         if self._publisher.failing_since is not None:
             problems.append("registry: what this host says cannot be written; retrying")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from anyport.distributor.hops import Choices, all_choices, host_rows, tell_chang
 from anyport.distributor.lan import Lan
 from anyport.distributor.peers import peers
 from anyport.distributor.programmer import Programmer
-from anyport.errors import RegistryError
+from anyport.errors import Conflict, RegistryError
 from anyport.kernel.abi import ConnectionState
 from anyport.kernel.connections import ConnectionRow, now_ns
 from anyport.kernel.distribute import DistributorKernel
@@ -28,7 +29,7 @@ from anyport.kernel.routes import Routes
 from anyport.model import Candidacy, Claim, Definition, Distributing, PortKey, Protocol
 from anyport.model.definition import Address
 from anyport.registry import values
-from anyport.registry.base import Delete, Registry, Unchanged
+from anyport.registry.base import Delete, Put, Registry, Unchanged
 from anyport.registry.keys import CandidacyKey, ClaimKey, DistributingKey
 from anyport.registry.membership import Membership
 from anyport.registry.mirror import Mirror
@@ -132,8 +133,6 @@ class Distributor:
             await self._react(touched)
 
     async def _react(self, touched: Touched) -> None:
-        if self._mirror.emptied:
-            return  # no wish of the operator's: the agent reports it
         hosts = await self._host_rows() if touched.hosts else self._hosts
         if touched.definitions or touched.hosts:
             self._stand()
@@ -283,7 +282,9 @@ class Distributor:
         before = office.refused & {claim.create_revision for claim in claims}
         if all(claim.create_revision <= routed for claim in claims):
             return before  # without a walk over the connection table
-        names = {self.slot(name): name for name in self._mirror.cluster.hosts}
+        # Claimants that are away just now, too: else their own connections would refuse them.
+        known = {*self._mirror.cluster.hosts, *(claim.host for claim in claims)}
+        names = {self.slot(name): name for name in known}
         live = [(c.port, names.get(c.slot)) for c in self.live_connections() if c.vip == vip]
         # A listener that its claimant had not heard of yet: the claim came between.
         notified = self._mirror.cluster.listeners.get(vip, {})
@@ -355,6 +356,7 @@ class Distributor:
                 for vip in list(self.offices):
                     await self._check_fence(vip)
                 await self._collect_claims()
+                await self._say_claims_again()
             except RegistryError as error:
                 log.debug("tick: %s", error)
 
@@ -377,6 +379,18 @@ class Distributor:
             self._lan.announce(vip)
 
     # ---- dead hosts' blocks ----
+
+    async def _say_claims_again(self) -> None:
+        """For hosts that were away when their store was lost. They may have sockets on these
+        ports, so the quarantine holds in the next store as well."""
+        for claim in self._mirror.lost_claims():
+            if claim.block.vip in self.offices:
+                key = str(ClaimKey(claim.host, claim.block.vip, claim.block.first))
+                with contextlib.suppress(Conflict):  # it is there by now
+                    await self._registry.write(
+                        [Put(key, values.encode(claim))], [Unchanged(key, 0)]
+                    )
+                    log.warning("registry: %s said again, for the host that is away", key)
 
     async def _collect_claims(self) -> None:
         """Deletes the claims of hosts that have been gone for longer than the quarantine."""

@@ -25,10 +25,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Every key beneath a prefix, as of `revision`."""
+    """Every key beneath a prefix, as of `revision` of the store named `store`.
+
+    Another `store` is another history: its revisions are not to be compared.
+    One name may stand for two all the same, if one took the other's place.
+    """
 
     revision: int
     entries: tuple[Entry, ...]
+    store: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,19 @@ class Unchanged:
     mod_revision: int
 
 
+class Renewer(Protocol):
+    """Renews leases from a thread, by connections of its own; for one thread, but for `close`."""
+
+    def keep_alive(self, lease: int, timeout: float) -> int:
+        """Seconds the lease now has; 0 if it is gone. Waits up to `timeout` seconds.
+
+        Raises RegistryUnavailable; the next call may do better.
+        """
+
+    def close(self) -> None:
+        """From any thread: what waits for an answer fails, and later calls do."""
+
+
 class Registry(Protocol):
     """Every call raises RegistryUnavailable when no answer came in time.
 
@@ -109,5 +127,8 @@ class Registry(Protocol):
 
     async def revoke(self, lease: int) -> None:
         """Deletes the lease and its keys. Absent: success."""
+
+    def renewer(self) -> Renewer:
+        """Of the same store."""
 
     async def close(self) -> None: ...

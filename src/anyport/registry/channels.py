@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gRPC channels to the endpoints of one etcd cluster: TLS, failover, deadlines, errors.
+"""Calls to one etcd cluster, whichever of its endpoints answers: failover, deadlines, errors.
 
 One channel an endpoint, one in use at a time, and our own rotation. gRPC could
 take all endpoints as one `ipv4:a,b` target with round_robin, but that takes no
@@ -12,41 +12,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from anyport.errors import (
-    Compacted,
-    ConfigError,
-    LeaseGone,
-    RegistryError,
-    RegistryUnavailable,
-)
+from anyport.errors import Compacted, LeaseGone, RegistryError, RegistryUnavailable
+from anyport.registry.endpoints import Endpoint
+from anyport.registry.messages import etcd_pb2 as pb
 
 RETRY_PAUSE = 0.05
 """Seconds between attempts: above the cost of one, below what a user notices."""
-
-_MAX_RECEIVE = 96 << 20
-"""Bytes: a page of 1,000 values of 64 KiB each (registry.values) fits; gRPC's default is 4 MB."""
-
-_OPTIONS = [
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),  # in fact the time a connection attempt may take
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # etcd closes connections that ping more often than every 5 s, or without a call.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", _MAX_RECEIVE),
-    # A client of its own backs off on its own; nor does etcd stand behind an HTTP proxy.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.service_config_disable_resolution", 1),
-]
 
 _UNAVAILABLE = {
     grpc.StatusCode.UNAVAILABLE,
@@ -70,48 +47,33 @@ class Method(Generic[_R]):
     response: type[_R]
 
 
-@dataclass(slots=True)
-class _Endpoint:
-    name: str
-    """host:port"""
-    tls: bool
-    channel: grpc.aio.Channel | None = None
+# A stream in etcd's definition; a stream of one message is a call on the wire.
+KEEP_ALIVE = Method("/etcdserverpb.Lease/LeaseKeepAlive", pb.LeaseKeepAliveResponse)
 
 
 class Channels:
-    def __init__(
-        self,
-        endpoints: Sequence[str],
-        *,
-        ca: Path | None,
-        cert: Path | None,
-        key: Path | None,
-        timeout: float,
-    ) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], timeout: float) -> None:
         self.timeout = timeout
-        self._endpoints = [_parse(text, tls=bool(ca or cert)) for text in endpoints]
-        if not self._endpoints:
-            raise ConfigError("registry: no endpoints")
-        tls = any(endpoint.tls for endpoint in self._endpoints)
-        self._credentials = _credentials(ca, cert, key) if tls else None
+        self.endpoints = endpoints
+        self._open: dict[Endpoint, grpc.aio.Channel] = {}
         self._current = 0
 
     @property
     def endpoint(self) -> str:
         """The one in use, `host:port`."""
-        return self._endpoints[self._current].name
+        return self.endpoints[self._current].name
 
     def channel(self) -> grpc.aio.Channel:
         """The channel in use. Made at first use: gRPC ties one to the running event loop."""
-        endpoint = self._endpoints[self._current]
-        if endpoint.channel is None:
-            endpoint.channel = self._open(endpoint)
-        return endpoint.channel
+        endpoint = self.endpoints[self._current]
+        if endpoint not in self._open:
+            self._open[endpoint] = endpoint.channel()
+        return self._open[endpoint]
 
     def failed(self, endpoint: str) -> None:
         """Go on to the next endpoint, unless another call did so already."""
         if endpoint == self.endpoint:
-            self._current = (self._current + 1) % len(self._endpoints)
+            self._current = (self._current + 1) % len(self.endpoints)
 
     async def call(self, method: Method[_R], request: Message, *, repeat: bool = True) -> _R:
         """The answer to one call, from whichever endpoint gives one before the timeout.
@@ -143,7 +105,7 @@ class Channels:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeout
-        share = self.timeout / len(self._endpoints)
+        share = self.timeout / len(self.endpoints)
         while True:
             endpoint = self.endpoint
             try:
@@ -155,17 +117,11 @@ class Channels:
             await asyncio.sleep(RETRY_PAUSE)
 
     async def close(self) -> None:
-        for endpoint in self._endpoints:
-            if endpoint.channel is not None:
-                await endpoint.channel.close(None)
-
-    def _open(self, endpoint: _Endpoint) -> grpc.aio.Channel:
-        if not endpoint.tls or self._credentials is None:
-            return grpc.aio.insecure_channel(endpoint.name, options=_OPTIONS)
-        return grpc.aio.secure_channel(endpoint.name, self._credentials, options=_OPTIONS)
+        for channel in self._open.values():
+            await channel.close(None)
 
 
-def translate(error: grpc.aio.AioRpcError, endpoint: str) -> RegistryError:
+def translate(error: grpc.aio.AioRpcError | grpc.Call, endpoint: str) -> RegistryError:
     """Our error for gRPC's; one line that names the endpoint."""
     code = error.code()
     what = f"etcd at {endpoint}: {error.details() or code.name}"
@@ -178,28 +134,3 @@ def translate(error: grpc.aio.AioRpcError, endpoint: str) -> RegistryError:
     if code is grpc.StatusCode.NOT_FOUND:
         return LeaseGone(what)
     return RegistryError(what)
-
-
-def _parse(text: str, *, tls: bool) -> _Endpoint:
-    scheme, separator, rest = text.rpartition("://")
-    name = rest.rstrip("/")
-    if (separator and scheme not in ("http", "https")) or ":" not in name or "/" in name:
-        raise ConfigError(f"registry endpoint {text!r}: allowed is [http[s]://]HOST:PORT")
-    if scheme == "http" and tls:
-        raise ConfigError(f"registry endpoint {text!r}: http, although ca or cert is set")
-    return _Endpoint(name, tls or scheme == "https")
-
-
-def _credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
-    if (cert is None) != (key is None):
-        raise ConfigError("registry: cert and key are set together or not at all")
-    return grpc.ssl_channel_credentials(
-        root_certificates=_read(ca), private_key=_read(key), certificate_chain=_read(cert)
-    )
-
-
-def _read(path: Path | None) -> bytes | None:
-    try:
-        return None if path is None else path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"registry: {path}: {error.strerror}") from None

@@ -71,7 +71,7 @@ async def start_or_adopt(data: Path, *, listen_host: str = "127.0.0.1") -> list[
     async with _locked(data):
         etcd = _load(data)
         if etcd is None or not await _answers(etcd, data):
-            etcd = _start(_place(etcd, listen_host), data)
+            etcd = _start(_named(_place(etcd, listen_host), data), data)
             _save(etcd, data)
             if not await _answers(etcd, data):
                 raise AnyportError(f"the embedded etcd ended: {_last_words(data)}")
@@ -99,8 +99,15 @@ def _place(old: _Etcd | None, host: str) -> _Etcd:
     peer = next((p for p in _PORTS if p != client and _free("127.0.0.1", p)), None)
     if client is None or peer is None:
         raise AnyportError(f"registry: no free port for etcd on {host} in {_PORTS}")
-    token = old.token if old is not None else secrets.token_hex(8)
-    return _Etcd(host, client, peer, token)
+    return _Etcd(host, client, peer, old.token if old is not None else "")
+
+
+def _named(etcd: _Etcd, data: Path) -> _Etcd:
+    """A store that begins with nothing has a name of its own: its token is part of the cluster's
+    id, by which nobody takes it for the one that was here."""
+    if etcd.token and (data / "data").exists():
+        return etcd
+    return replace(etcd, token=secrets.token_hex(8))
 
 
 def _start(etcd: _Etcd, data: Path) -> _Etcd:
@@ -138,8 +145,6 @@ def _arguments(etcd: _Etcd, data: Path) -> list[str]:
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=default={peer}",
-        # Part of the cluster's id: a watch does not take an emptied and
-        # started store for the one it knew.
         f"--initial-cluster-token={etcd.token}",
         # Alone it has nobody to elect: the first put after 0.1 s, not 1 s.
         "--heartbeat-interval=10",

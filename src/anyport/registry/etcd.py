@@ -14,8 +14,10 @@ from pathlib import Path
 from anyport.errors import Compacted, Conflict, LeaseGone, RegistryUnavailable
 from anyport.registry import transaction
 from anyport.registry.base import Changes, Entry, Listing, Put, Unchanged, Write
-from anyport.registry.channels import RETRY_PAUSE, Channels, Method
+from anyport.registry.channels import KEEP_ALIVE, RETRY_PAUSE, Channels, Method
+from anyport.registry.endpoints import parse_endpoints
 from anyport.registry.messages import etcd_pb2 as pb
+from anyport.registry.renewer import EtcdRenewer
 from anyport.registry.watch_stream import WatchStream, entry
 
 PAGE = 1000
@@ -27,8 +29,6 @@ WRITES_IN_FLIGHT = 64
 _RANGE = Method("/etcdserverpb.KV/Range", pb.RangeResponse)
 _TXN = Method("/etcdserverpb.KV/Txn", pb.TxnResponse)
 _GRANT = Method("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantResponse)
-# A stream in etcd's definition; a stream of one message is a call on the wire.
-_KEEP_ALIVE = Method("/etcdserverpb.Lease/LeaseKeepAlive", pb.LeaseKeepAliveResponse)
 _REVOKE = Method("/etcdserverpb.Lease/LeaseRevoke", pb.LeaseRevokeResponse)
 _STATUS = Method("/etcdserverpb.Maintenance/Status", pb.StatusResponse)
 
@@ -53,8 +53,9 @@ class EtcdRegistry:
         key: Path | None = None,
         timeout: float = 5.0,
     ) -> None:
-        self._channels = Channels(endpoints, ca=ca, cert=cert, key=key, timeout=timeout)
+        self._channels = Channels(parse_endpoints(endpoints, ca=ca, cert=cert, key=key), timeout)
         self._writing = asyncio.Semaphore(WRITES_IN_FLIGHT)
+        self._store = 0  # as last listed; it takes no changes from another
 
     async def list(self, prefix: str) -> Listing:
         while True:
@@ -64,12 +65,12 @@ class EtcdRegistry:
                 continue
 
     async def watch(self, prefix: str, after: int) -> AsyncGenerator[Changes, None]:
-        cluster = 0
+        store = self._store
         while True:
             stream, header = await self._open_watch(prefix, after)
             try:
-                cluster = cluster or header.cluster_id
-                if header.cluster_id != cluster or await self._goes_back(header, after):
+                store = store or header.cluster_id
+                if header.cluster_id != store or await self._goes_back(header, after):
                     raise Compacted(f"etcd at {stream.endpoint}: it is not the store it was")
                 async for changes in stream.changes(after, self._channels.timeout / 2):
                     after = changes.revision
@@ -102,12 +103,15 @@ class EtcdRegistry:
         return response.ID
 
     async def keep_alive(self, lease: int) -> int:
-        response = await self._channels.call(_KEEP_ALIVE, pb.LeaseKeepAliveRequest(ID=lease))
+        response = await self._channels.call(KEEP_ALIVE, pb.LeaseKeepAliveRequest(ID=lease))
         return response.TTL
 
     async def revoke(self, lease: int) -> None:
         with suppress(LeaseGone):
             await self._channels.call(_REVOKE, pb.LeaseRevokeRequest(ID=lease))
+
+    def renewer(self) -> EtcdRenewer:
+        return EtcdRenewer(self._channels.endpoints)
 
     async def version(self) -> str:
         """Of the etcd that answers now; also without a quorum."""
@@ -126,7 +130,8 @@ class EtcdRegistry:
             entries += map(entry, page.kvs)
             request.revision = request.revision or page.header.revision
             if not page.more:
-                return Listing(request.revision, tuple(entries))
+                self._store = page.header.cluster_id
+                return Listing(request.revision, tuple(entries), self._store)
             request.key = page.kvs[-1].key + b"\0"
 
     async def _open_watch(self, prefix: str, after: int) -> tuple[WatchStream, pb.ResponseHeader]:

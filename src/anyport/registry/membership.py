@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from anyport.errors import AnyportError, Conflict, RegistryError
 from anyport.model import Cluster, Host
 from anyport.registry import values
 from anyport.registry.base import Put, Registry, Unchanged
+from anyport.registry.keep_alive import KeepAlive, now
 from anyport.registry.keys import HostKey, host_prefix
 from anyport.registry.publisher import Publisher
 
 _MACHINE_ID = Path("/etc/machine-id")
+
+RETRY_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +53,16 @@ class Membership:
         self._ttl = ttl
         self.lease = 0
         self.instance = ""
-        self.contact = 0.0
-        """CLOCK_BOOTTIME (s) when the last renewal that succeeded was asked for."""
+        self._keep_alive: KeepAlive | None = None  # from `join` to `close`
+        self._lost = asyncio.Event()
         self.on_lost: Callable[[], None] = lambda: None
         """Called before anything is said again under a new lease."""
         self._me: Host | None = None
+
+    @property
+    def contact(self) -> float:
+        """CLOCK_BOOTTIME (s) when the last renewal that succeeded was asked for; 0: none yet."""
+        return self._keep_alive.contact if self._keep_alive is not None else 0.0
 
     def is_seen_in(self, cluster: Cluster) -> bool:
         """Whether `cluster` is of this membership: what went with a former lease is gone from it,
@@ -63,11 +72,13 @@ class Membership:
     async def join(self, describe: Callable[[str], Host]) -> None:
         """Takes the name, or raises AnyportError that names who has it.
 
-        `describe(instance)` is this host, as it is to be shown.
+        `describe(instance)` is this host, as it is to be shown. The lease is
+        kept alive from here on, while the rest of the daemon starts: `close`
+        ends that.
         """
         saved_lease = self._load()
         own = str(HostKey(self._host))
-        contact = _now()
+        contact = now()
         # Before the listing: what a lease near its end still holds would vanish after it.
         self.lease = await self._resume(saved_lease) or await self._registry.grant(self._ttl)
         surviving = await self._registry.list(host_prefix(self._host))
@@ -88,28 +99,56 @@ class Membership:
         self._publisher.set(own, value)
         ours = {e.key: e.value for e in surviving.entries if e.lease == self.lease}
         self._publisher.lease_renewed(self.lease, ours)
-        self.contact = contact
+        self._keep_alive = KeepAlive(self._registry.renewer(), self._ttl, self._teller())
+        self._keep_alive.hold(self.lease, contact)
 
     async def run(self) -> None:
+        """Shows that the event loop runs, and replaces a lease that was lost."""
+        assert self._keep_alive is not None  # joined
         while True:
-            await asyncio.sleep(self._ttl / 4)
-            contact = _now()
-            try:
-                if await self._registry.keep_alive(self.lease) <= 0:
-                    await self._replace()
-                self.contact = contact
-            except RegistryError as error:
-                log.debug("registry: lease not renewed: %s", error)
+            self._keep_alive.beat()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._ttl / 4):
+                    await self._lost.wait()
+            if self._lost.is_set():
+                await self._replace(self._keep_alive)
+
+    def _teller(self) -> Callable[[], None]:
+        """`lost`, for another thread."""
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(self.lost)
+
+        return tell
+
+    def lost(self) -> None:
+        """The lease is gone, or the store is another than the one that granted it."""
+        self._lost.set()
+
+    def close(self) -> None:
+        """Ends the thread. The lease, if it was not given back, has its TTL left."""
+        if self._keep_alive is not None:
+            self._keep_alive.close()
 
     async def leave(self) -> None:
         """Withdraws everything this host says, at once."""
+        self.close()
         await self._registry.revoke(self.lease)
         self.lease = 0
         self._save()
 
-    async def _replace(self) -> None:
-        self.lease = await self._registry.grant(self._ttl)
+    async def _replace(self, keep_alive: KeepAlive) -> None:
+        contact = now()
+        try:
+            self.lease = await self._registry.grant(self._ttl)
+        except RegistryError as error:
+            log.debug("registry: no new lease: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        self._lost.clear()
         self._save()
+        keep_alive.hold(self.lease, contact)
         log.warning("registry: the lease was lost; saying everything again under a new one")
         assert self._me is not None  # joined
         self._me = replace(self._me, since=time.time())
@@ -164,8 +203,3 @@ def _machine() -> str:
         return _MACHINE_ID.read_text().strip()
     except OSError:
         return ""
-
-
-def _now() -> float:
-    """Goes on while the machine sleeps, as leases do."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

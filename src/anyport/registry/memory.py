@@ -37,12 +37,14 @@ class MemoryRegistry:
         self.store.check_reach()
         entries = self.store.entries
         keys = sorted(key for key in entries if key.startswith(prefix))
-        return Listing(self.store.revision, tuple(entries[key] for key in keys))
+        found = tuple(entries[key] for key in keys)
+        return Listing(self.store.revision, found, self.store.identity)
 
     async def watch(self, prefix: str, after: int) -> AsyncGenerator[Changes, None]:
+        store = self.store
         while True:
-            moved = self.store.moved
-            changes = self.store.next_after(after)
+            moved = store.moved
+            changes = store.next_after(after)
             if changes is None:
                 await moved.wait()
                 continue
@@ -68,7 +70,24 @@ class MemoryRegistry:
         self.store.check_reach()
         self.store.revoke(lease)
 
+    def renewer(self) -> MemoryRenewer:
+        return MemoryRenewer(self.store)
+
     async def close(self) -> None:
+        pass
+
+
+class MemoryRenewer:
+    """`registry.base.Renewer`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def keep_alive(self, lease: int, timeout: float) -> int:
+        self._store.check_reach()
+        return self._store.keep_alive(lease)
+
+    def close(self) -> None:
         pass
 
 
@@ -81,7 +100,8 @@ class _Lease:
 class MemoryStore:
     """What the clients share. Its clock stands still but for `advance`."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: int = 1) -> None:
+        self.identity = identity
         self.entries: dict[str, Entry] = {}
         self.revision = 1
         self.moved = asyncio.Event()

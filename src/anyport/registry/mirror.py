@@ -13,9 +13,11 @@ one, then
   definition, host or listener is no wish to withdraw it, and withdrawing cuts
   connections.
 
-When everything is gone the mirror tells that too. `emptied` says whether
-somebody deleted it or the store has lost it; what to make of that is its
-consumers' business.
+A store that takes the place of the one before, empty or out of a backup, says
+nothing of what is in force. Its hosts say again what they have: until they
+have, the mirror shows what it showed. The operator's definitions nobody says
+again but the operator, so those that are missing stay, and who distributes
+them; `emptied` tells of it.
 """
 
 from __future__ import annotations
@@ -28,9 +30,18 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing
 
 from anyport.errors import RegistryError
-from anyport.model import Cluster
+from anyport.model import Claim, Cluster, Distributing
 from anyport.registry.base import Change, Deleted, Entry, Listing, Registry
-from anyport.registry.keys import PREFIX, CandidacyKey, ClaimKey, DefinitionKey, Key, parse
+from anyport.registry.keys import (
+    PREFIX,
+    CandidacyKey,
+    ClaimKey,
+    DefinitionKey,
+    DistributingKey,
+    HostKey,
+    Key,
+    parse,
+)
 from anyport.registry.tables import Tables
 from anyport.registry.touched import Subscription, Touched
 from anyport.registry.values import Noun, decode
@@ -39,12 +50,20 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 5.0
 
+SETTLE_SECONDS = 10.0
+"""What hosts have to say again what they had said in a store that is gone: time to find that out
+(a connection attempt a second), and to write 65,535 listeners."""
+
+_LOOK_SECONDS = 0.5
+
 
 class Mirror:
     """One per daemon; `run` keeps it current. Changes happen between awaits of its consumers.
 
     `first_pause`: seconds before a second attempt to list, doubled for each
-    further one up to LONGEST_PAUSE. `clock`: seconds, for `stale_since`.
+    further one up to LONGEST_PAUSE. `settle`: seconds that a store which took
+    the place of another has, to be what that one was. `clock`: seconds, for
+    `stale_since`.
     """
 
     def __init__(
@@ -53,12 +72,16 @@ class Mirror:
         prefix: str = PREFIX,
         *,
         first_pause: float = 0.1,
+        settle: float = SETTLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._prefix = prefix
         self._first_pause = self._pause = first_pause
+        self._settle = settle
         self._clock = clock
+        self._store = 0
+        self._kept: set[str] = set()  # keys that are not in the store, but were in another
         self._entries: dict[str, Entry] = {}
         self._unreadable: set[str] = set()
         self._tables = Tables()
@@ -69,16 +92,30 @@ class Mirror:
         """Whether there was a complete listing; before it the cluster is not known."""
         self.stale_since: float | None = clock()
         """When the registry was lost, by `clock`; None: what is shown is current."""
-        self.emptied = False
-        """Whether the definitions were lost with their store, not deleted; till there is one.
+        self.settling = False
+        """The store is another; what is shown was in the one before. Hosts say again what they
+        have, and nothing new."""
+        self.on_replaced: Callable[[], None] = lambda: None
+        """Called when that begins."""
 
-        The store has gone back to an earlier revision (a new or restored data
-        directory) and has none. Hosts may be in it again: they say so themselves.
-        """
+    @property
+    def emptied(self) -> bool:
+        """Whether definitions are in force that went with their store, not deleted by anybody."""
+        return any(isinstance(parse(key), DefinitionKey) for key in self._kept)
 
     @property
     def connected(self) -> bool:
         return self.stale_since is None
+
+    def lost_claims(self) -> list[Claim]:
+        """Those that went with their store, and their hosts were not there to say them again."""
+        if not self._kept:
+            return []
+        return [
+            claim
+            for claim in self.cluster.claims.values()
+            if str(ClaimKey(claim.host, claim.block.vip, claim.block.first)) in self._kept
+        ]
 
     def subscribe(self) -> Subscription:
         """Each consumer needs its own. It begins with all there is, as `first`, once listed."""
@@ -103,7 +140,10 @@ class Mirror:
         """Until cancelled."""
         while True:
             try:
-                self._relist(await self._registry.list(self._prefix))
+                listing = await self._registry.list(self._prefix)
+                if self._is_of_another_store(listing):
+                    listing = await self._settled()
+                self._relist(listing)
                 await self._follow()
             except RegistryError as error:
                 self._lost(error)
@@ -117,21 +157,80 @@ class Mirror:
                 self._apply(batch.changes, batch.revision)
                 self._pause = self._first_pause
 
+    def _is_of_another_store(self, listing: Listing) -> bool:
+        """By its name; by a revision that has gone back; by a key older than the last revision
+        seen, which was not there then."""
+        if not self.listed:
+            return False
+        seen = self.cluster.revision
+        return (
+            listing.store != self._store
+            or listing.revision < seen
+            or any(e.create_revision <= seen and self._is_news(e) for e in listing.entries)
+        )
+
+    def _is_news(self, entry: Entry) -> bool:
+        known = self._entries.get(entry.key)
+        return known is None or known.create_revision != entry.create_revision
+
+    async def _settled(self) -> Listing:
+        """What the store has once it has all that hosts had said, or has had the time for that."""
+        log.error(
+            "registry: another store than before, emptied or restored; what is in force stays"
+        )
+        self.settling = True
+        self.on_replaced()
+        deadline = self._clock() + self._settle
+        while True:
+            listing = await self._registry.list(self._prefix)
+            if self._clock() >= deadline or self._missing(listing) <= self._not_said_again():
+                self._keep(listing)
+                return listing
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _missing(self, listing: Listing) -> set[str]:
+        return self._entries.keys() - {entry.key for entry in listing.entries}
+
+    def _not_said_again(self) -> set[str]:
+        """An election says the one; the operator the other."""
+        return {k for k in self._entries if isinstance(parse(k), DefinitionKey | DistributingKey)}
+
+    def _keep(self, listing: Listing) -> None:
+        """Definitions, claims (they carry no lease: a host that is away may have them in use), and
+        distributors that are there: they take office again, in their term."""
+        missing = self._missing(listing)
+        there = {entry.key for entry in listing.entries}
+        for text in missing:
+            match parse(text):
+                case DefinitionKey() | ClaimKey():
+                    self._kept.add(text)
+                case DistributingKey(host, _) if str(HostKey(host)) in there:
+                    self._kept.add(text)
+        self._renumber(listing)
+
+    def _renumber(self, listing: Listing) -> None:
+        """What was said of revisions was of others: programmed are the claims that were there."""
+        new = [
+            entry.create_revision
+            for entry in listing.entries
+            if isinstance(parse(entry.key), ClaimKey) and entry.key not in self._entries
+        ]
+        programmed = min(new, default=listing.revision + 1) - 1
+        for key in filter(None, map(parse, self._kept)):
+            if isinstance(key, DistributingKey):
+                said = self.cluster.distributing.get((key.vip, key.host))
+                noun = said and Distributing(said.host, said.term, said.definition, programmed)
+                self._tables.set(key, noun, Touched())
+
     def _relist(self, listing: Listing) -> None:
         if self.stale_since is not None:
             log.info("registry: %d keys listed", len(listing.entries))
         self.stale_since = None
-        self._note_emptied(listing)
-        gone = self._entries.keys() - {entry.key for entry in listing.entries}
-        changes: list[Change] = [Deleted(key) for key in gone]
+        self.settling = False
+        self._store = listing.store
+        changes: list[Change] = [Deleted(key) for key in self._missing(listing) - self._kept]
         changes += (e for e in listing.entries if self._entries.get(e.key) != e)
         self._apply(changes, listing.revision)
-
-    def _note_emptied(self, listing: Listing) -> None:
-        went_back = listing.revision < self.cluster.revision
-        if went_back and self.cluster.definitions and not any(map(_is_definition, listing.entries)):
-            log.error("registry: the store was emptied: it has no definition any more")
-            self.emptied = True
 
     def _lost(self, error: RegistryError) -> None:
         if self.stale_since is None:
@@ -144,8 +243,6 @@ class Mirror:
             self._apply_one(change, touched)
         self.cluster = self._tables.cluster(revision)
         self.listed = True
-        if self.cluster.definitions:
-            self.emptied = False
         if touched:
             for subscription in self._subscriptions:
                 subscription.add(touched)
@@ -154,6 +251,7 @@ class Mirror:
 
     def _apply_one(self, change: Change, touched: Touched) -> None:
         old = self._entries.pop(change.key, None)
+        self._kept.discard(change.key)
         if isinstance(change, Entry):
             self._entries[change.key] = change
         key = parse(change.key)
@@ -178,10 +276,6 @@ class Mirror:
             return None
         self._unreadable.discard(entry.key)
         return noun
-
-
-def _is_definition(entry: Entry) -> bool:
-    return isinstance(parse(entry.key), DefinitionKey)
 
 
 def _keeps_last_good(key: Key, old: Entry | None, new: Entry) -> bool:

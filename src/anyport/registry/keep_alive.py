@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps a lease alive from a thread of its own.
+
+What holds the event loop up for seconds (65,535 ports to program, a busy
+machine) costs no lease so, and with the lease everything this host says. Only
+a call that holds Python's global lock all that time could.
+
+But a thread alone would keep a daemon in the cluster whose loop never comes
+back: it would distribute by a table that nobody keeps up to date, while no
+other host may take over. So the loop has to `beat`, and the lease is left to
+run out when it has not for LOOP_TTLS times the TTL.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from anyport.errors import RegistryError
+from anyport.registry.base import Renewer
+
+log = logging.getLogger(__name__)
+
+LOOP_TTLS = 4
+"""TTLs for which the event loop may stand still: 20 s by default, some ten times the longest that
+a daemon was seen to need; the lease's own time comes on top."""
+
+_RENEWALS = 4
+"""In a TTL: one that got lost is made good in time."""
+
+_RETRIES = 16
+"""In a TTL, while nobody answers."""
+
+
+class KeepAlive:
+    """Renews the lease given by `hold` until `close`.
+
+    `ttl`: seconds. `on_lost` is called by the thread, once for each lease that
+    the registry says is gone.
+    """
+
+    def __init__(self, renewer: Renewer, ttl: int, on_lost: Callable[[], None]) -> None:
+        self._renewer = renewer
+        self._ttl = ttl
+        self._on_lost = on_lost
+        self._lease = 0
+        self._beaten = now()
+        self._standing = False
+        self._ended = threading.Event()
+        self.contact = 0.0
+        """CLOCK_BOOTTIME (s) when the last renewal that succeeded was asked for."""
+        # A daemon thread: what fails on the way to `close` must still end the process.
+        self._thread = threading.Thread(target=self._run, name="keep-alive", daemon=True)
+        self._thread.start()
+
+    def hold(self, lease: int, contact: float) -> None:
+        """`contact`: when it was granted or resumed, as `now` said before the question."""
+        self.contact = contact
+        self.beat()
+        self._lease = lease
+
+    def beat(self) -> None:
+        """The event loop runs."""
+        self._beaten = now()
+
+    def close(self) -> None:
+        """The lease lives on for what is left of its TTL."""
+        self._ended.set()
+        self._renewer.close()  # ends a call that waits
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = self._ttl / _RENEWALS
+        while not self._ended.wait(pause):
+            answered = self._renew() if self._lease and self._loop_runs() else True
+            pause = self._ttl / (_RENEWALS if answered else _RETRIES)
+
+    def _renew(self) -> bool:
+        """Whether the registry answered."""
+        asked, lease = now(), self._lease
+        try:
+            left = self._renewer.keep_alive(lease, self._ttl / 2)
+        except RegistryError as error:
+            log.debug("registry: lease not renewed: %s", error)
+            return False
+        if left > 0:
+            self.contact = asked
+        elif lease == self._lease:  # not replaced meanwhile
+            self._lease = 0
+            self._on_lost()
+        return True
+
+    def _loop_runs(self) -> bool:
+        still = now() - self._beaten
+        standing = still > LOOP_TTLS * self._ttl
+        if standing and not self._standing:
+            log.error("the event loop has stood still for %.0f s: letting the lease go", still)
+        self._standing = standing
+        return not standing
+
+
+def now() -> float:
+    """Goes on while the machine sleeps, as leases do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""etcd stands still, forgets what led to the present, or comes back with nothing.
+
+Packets go on from the last state; once it answers, all is as it was and nothing is there twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.lab_cluster import VIP, LabCluster, Opened, eventually, lab_cluster
+from tests.support.lab_etcd import LabEtcd
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+HOSTS = ("host1", "host2", "host3")
+TTL = 2
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Iterator[LabCluster]:
+    ttl = getattr(request, "param", TTL)
+    with lab_cluster("storeless", 3, {"vip": VIP}, {"registry": {"ttl": ttl}}) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def etcd(cluster: LabCluster) -> LabEtcd:
+    return LabEtcd(cluster)
+
+
+class Users:
+    """Of a port that every host listens on, and of one that a single host was given."""
+
+    def __init__(self, cluster: LabCluster) -> None:
+        self._client = cluster.client
+        for host in HOSTS:
+            cluster[host].listen(VIP, 80)
+        self._unique = cluster["host3"].listen(VIP)
+        cluster.await_targets(80, set(HOSTS))
+        cluster.await_targets(self._unique.port, {"host3"})
+        self._connections = [self._client.connect(VIP, 80) for _ in range(20)]
+        self._connections.append(self._client.connect(VIP, self._unique.port))
+
+    def are_served(self) -> None:
+        """Those that are there, by who served them before; and new ones."""
+        for connection in self._connections:
+            _assert_live(connection)
+        assert set(self._client.fetch(VIP, 80, 5)) <= set(HOSTS)
+        assert self._client.fetch(VIP, self._unique.port, 1) == ["host3"]
+
+
+def _assert_live(connection: Opened) -> None:
+    """An RST would raise ConnectionResetError."""
+    assert connection.say("on").endswith("on")
+
+
+def state(cluster: LabCluster, host: str = "host1") -> dict[str, Any]:
+    """What is to be as it was: nothing in it is a matter of time."""
+    ports = cluster.noun("ports", host)
+    return {
+        "vips": [(row["vip"], row["ports"]) for row in cluster.noun("vips", host)],
+        "hosts": [row["host"] for row in cluster.noun("hosts", host)],
+        "listeners": cluster.listeners(host),
+        "ports": [(r["port"], r["route"], [t["host"] for t in r["targets"]]) for r in ports],
+        "blocks": {(r["first"], r["last"], r["host"]) for r in cluster.noun("blocks", host)},
+    }
+
+
+def await_state(cluster: LabCluster, wanted: dict[str, Any]) -> None:
+    """On every host; fails with what differs."""
+    for host in HOSTS:
+        try:
+            eventually(lambda host=host: state(cluster, host) == wanted, host)  # type: ignore[misc]
+        except AssertionError:
+            assert state(cluster, host) == wanted, host
+
+
+def healthy(cluster: LabCluster) -> bool:
+    return all(
+        found["healthy"] and found["ready"]
+        for found in (cluster.noun("status", host) for host in HOSTS)
+    )
+
+
+def test_a_frozen_etcd(cluster: LabCluster, etcd: LabEtcd) -> None:
+    """For longer than any lease: all expire at once when it goes on."""
+    users = Users(cluster)
+    before = state(cluster)
+    told = {}
+    with etcd.frozen():
+        for host in HOSTS:
+            eventually(
+                lambda host=host: (  # type: ignore[misc]
+                    cluster.noun("status", host)["registry"]["stale_seconds"] > 2 * TTL
+                ),
+                f"{host} to be out of date",
+            )
+            users.are_served()
+            assert state(cluster, host) == before
+            told[host] = cluster.noun("status", host)
+        opened = cluster["host2"].listen(VIP, 81)
+        given = cluster["host1"].listen(VIP)  # of a block that is routed since before
+        assert cluster.client.fetch(VIP, given.port, 1) == ["host1"]
+    for status in told.values():
+        assert not status["registry"]["connected"]
+        since = status["registry"]["stale_since"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", since)
+        assert any(since in problem for problem in status["problems"])
+    cluster.await_targets(81, {"host2"})
+    cluster.await_targets(given.port, {"host1"})
+    eventually(lambda: healthy(cluster), "all to be well")
+    users.are_served()
+    opened.close()
+    given.close()
+    await_state(cluster, before)
+
+
+@pytest.mark.parametrize("cluster", [140], indirect=True)
+def test_an_emptied_etcd(cluster: LabCluster, etcd: LabEtcd) -> None:
+    """The port table is not emptied, as no host waits for its lease to find it gone. Only the
+    operator's definitions nobody may write for him."""
+    users = Users(cluster)
+    before = state(cluster)
+    distributor, revision = cluster.lab.client("host1").vip(VIP), _revision(cluster)
+    etcd.restart_empty()
+
+    def is_another_store(host: str) -> bool:
+        users.are_served()
+        assert state(cluster, host) == before
+        status = cluster.noun("status", host)
+        registry = status["registry"]
+        return bool(registry["connected"] and registry["revision"] < revision)
+
+    for host in HOSTS:
+        eventually(lambda host=host: is_another_store(host), host)  # type: ignore[misc]
+    opened = cluster["host2"].listen(VIP, 81)
+    cluster.await_targets(81, {"host2"})
+    opened.close()
+    cluster.await_targets(81, set())
+    for host in HOSTS:
+        eventually(lambda host=host: _kept(cluster, host) == distributor, host)  # type: ignore[misc]
+        [problem] = cluster.noun("status", host)["problems"]
+        assert "vip add" in problem
+        assert "for the host that is away" not in cluster.log(host)
+    assert cluster.anyport("host1", "vip", "add", VIP).returncode == 0
+    eventually(lambda: healthy(cluster), "all to be well")
+    await_state(cluster, before)
+    users.are_served()
+
+
+def test_a_restart_while_the_definitions_are_gone(cluster: LabCluster, etcd: LabEtcd) -> None:
+    """The others know what is in force."""
+    users = Users(cluster)
+    revision = _revision(cluster)
+    etcd.restart_empty()
+    eventually(lambda: _revision(cluster) < revision, "host1 to see the other store")
+    again = next(h for h in HOSTS if h != cluster.distributor())
+    cluster.lab.kill_daemon(again)
+    cluster.lab.start_daemon(again)
+    cluster.await_targets(80, set(HOSTS))
+    users.are_served()
+    assert f"vip {VIP}: removed from lo" not in cluster.log(again)
+
+
+def test_blocks_of_a_host_that_is_away_when_etcd_is_emptied(
+    cluster: LabCluster, etcd: LabEtcd
+) -> None:
+    """Its programs have their ports in use, and nobody else may be given them."""
+    users = Users(cluster)
+    away = next(host for host in HOSTS if host != cluster.distributor())
+    [witness] = {*HOSTS} - {away, cluster.distributor()}
+    blocks = state(cluster, witness)["blocks"]
+    cluster.lab.kill_daemon(away)
+    eventually(lambda: away not in state(cluster, witness)["hosts"], f"{away} to be gone")
+    revision = _revision(cluster, witness)
+    prefix = f"/anyport/v1/hosts/{away}/blocks/"
+    claims = {key for key in etcd.stored() if key.startswith(prefix)}
+    etcd.restart_empty()
+    eventually(lambda: _revision(cluster, witness) < revision, "another store")
+    eventually(lambda: claims <= set(etcd.stored()), "the claims to be there")
+    assert state(cluster, witness)["blocks"] == blocks
+    cluster.lab.start_daemon(away)
+    eventually(lambda: state(cluster, away)["blocks"] == blocks, f"{away} to have its blocks")
+    users.are_served()
+
+
+def test_a_compaction_while_a_host_is_cut_off(cluster: LabCluster, etcd: LabEtcd) -> None:
+    """What happened meanwhile is not in any history that it could read."""
+    users = Users(cluster)
+    alone = next(host for host in HOSTS if host != cluster.distributor())
+    others = [host for host in HOSTS if host != alone]
+    gone = cluster[others[0]].listen(VIP, 81)
+    for host in HOSTS:
+        eventually(lambda host=host: (others[0], "tcp", 81) in cluster.listeners(host), host)  # type: ignore[misc]
+    with etcd.cut_off(alone):
+        eventually(lambda: not cluster.noun("status", alone)["registry"]["connected"], alone)
+        gone.close()
+        cluster[others[1]].listen(VIP, 82)
+        for port, present in ((81, False), (82, True)):
+            eventually(
+                lambda port=port, present=present: (  # type: ignore[misc]
+                    any(p == port for *_, p in cluster.listeners(others[0])) is present
+                ),
+                f"{others[0]} to know of port {port}",
+            )
+        etcd.compact(others[0])
+        users.are_served()
+    eventually(lambda: healthy(cluster), "all to be well")
+    for host in HOSTS:
+        eventually(lambda host=host: state(cluster, host) == state(cluster), host)  # type: ignore[misc]
+    cluster.await_targets(80, set(HOSTS))
+    cluster.await_targets(81, set())
+    cluster.await_targets(82, {others[1]})
+    users.are_served()
+
+
+def _revision(cluster: LabCluster, host: str = "host1") -> int:
+    return int(cluster.noun("status", host)["registry"]["revision"])
+
+
+def _kept(cluster: LabCluster, host: str) -> Any:
+    return cluster.lab.client(host).vip(VIP)
