@@ -42,6 +42,17 @@ class Client:
     def delete_vip(self, vip: str) -> Any:
         return self._request("DELETE", f"/v1/vips/{quote(vip, safe=':')}")
 
+    def impact(self, vip: str) -> Any:
+        """What `delete_vip` ends."""
+        return self._request("GET", f"/v1/vips/{quote(vip, safe=':')}/impact")
+
+    def drain(self, host: str, anyway: bool = False) -> Any:
+        query = "?anyway=yes" if anyway else ""
+        return self._request("PUT", f"/v1/drains/{quote(host, safe='')}{query}")
+
+    def resume(self, host: str) -> Any:
+        return self._request("DELETE", f"/v1/drains/{quote(host, safe='')}")
+
     def _request(self, method: str, path: str, body: Any = None) -> Any:
         connection = _UnixConnection(self._path, self._wait_seconds)
         try:

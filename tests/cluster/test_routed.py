@@ -135,7 +135,7 @@ def test_only_hosts_on_the_lan_of_the_vip_are_candidates(cluster: LabCluster, vi
 
 def test_when_the_candidates_are_gone_nobody_else_takes_over(cluster: LabCluster) -> None:
     for host in CANDIDATES:
-        cluster.lab.kill_daemon(host, signal.SIGTERM)
+        cluster.leave(host)
     eventually(lambda: len(cluster.noun("hosts", FAR)) == 1, "the others to be gone")
     assert cluster.lab.client(FAR).vip(VIP)["distributor"] is None
     problems = cluster.noun("status", FAR)["problems"]
@@ -331,7 +331,7 @@ def test_packets_go_on_while_no_candidate_has_a_daemon(cluster: LabCluster) -> N
     cluster.await_targets(80, {FAR})
     connection = cluster.client.connect(VIP, 80)
     for host in (other_candidate(cluster, VIP), cluster.distributor()):
-        cluster.lab.kill_daemon(host, signal.SIGTERM)
+        cluster.leave(host)
     eventually(lambda: len(cluster.noun("hosts", FAR)) == 1, "the candidates to be gone")
     assert connection.say("without them") == "without them"
 

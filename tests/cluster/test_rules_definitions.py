@@ -180,7 +180,7 @@ def test_deleted(cluster: LabCluster) -> None:
     cluster["host2"].listen(VIP, 80)
     cluster.await_targets(7000, {"host2"}, vip=SECOND)
 
-    define(cluster, "delete", SECOND)
+    define(cluster, "delete", SECOND, "--yes")
     for host in HOSTS:
         eventually(
             lambda host=host: not cluster.has_on_lo(host, SECOND),  # type: ignore[misc]
@@ -204,7 +204,7 @@ def test_the_same_port_on_two_vips(cluster: LabCluster) -> None:
     cluster.await_targets(80, {"host3"})
     assert cluster.client.fetch(SECOND, 80, 1) == ["host2"]
     assert cluster.client.fetch(VIP, 80, 1) == ["host3"]
-    define(cluster, "delete", SECOND)
+    define(cluster, "delete", SECOND, "--yes")
     cluster.await_targets(80, {"host3"})
     assert cluster.client.fetch(VIP, 80, 1) == ["host3"]
 
@@ -234,7 +234,7 @@ def test_a_deleted_vip_s_blocks_are_given_back(cluster: LabCluster) -> None:
     define(cluster, "add", SECOND)
     cluster.await_ready()
     cluster["host2"].listen(SECOND).close()
-    define(cluster, "delete", SECOND)
+    define(cluster, "delete", SECOND, "--yes")
     eventually(lambda: not block_owners(cluster, SECOND), "no block of the deleted VIP")
 
 

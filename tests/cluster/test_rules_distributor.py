@@ -130,7 +130,7 @@ def take_over(cluster: LabCluster, number: signal.Signals) -> None:
 def test_a_host_that_may_not_distribute_never_does(cluster: LabCluster) -> None:
     """Nobody else is left: nothing is published, and so nothing counts (R1)."""
     for host in ("host2", "host3"):
-        cluster.lab.kill_daemon(host, signal.SIGTERM)
+        cluster.leave(host)
     eventually(lambda: len(cluster.noun("hosts")) == 1, "the others to be gone")
     cluster.write("put", f"/anyport/v1/vips/{SECOND}", '{"v":1,"ports":"80/tcp"}')
     eventually(lambda: len(cluster.noun("vips")) == 2, "the definition to be known")

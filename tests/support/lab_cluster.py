@@ -362,6 +362,33 @@ class LabCluster:
         """`put` or `delete`, straight in the registry."""
         self.run("lan", sys.executable, _REGISTRY, *self.endpoints, verb, key, value)
 
+    def leave(self, host: str) -> None:
+        """Its daemon stops, and its lease ends."""
+        saved = self.lab.node(host).directory / "state" / "membership.json"
+        self.lab.kill_daemon(host, signal.SIGTERM)
+        self.run(
+            "lan",
+            sys.executable,
+            _REGISTRY,
+            *self.endpoints,
+            "revoke",
+            str(json.loads(saved.read_text())["lease"]),
+        )
+
+    @contextmanager
+    def traffic(self, port: int, vip: str = VIP) -> Iterator[list[str]]:
+        """A client that connects again and again; who greeted it, all of them at the end.
+
+        Raises at the end what a refused or reset connection raised.
+        """
+        program = self.extra("client")
+        program.begin("fetch_on", address=vip, port=port)
+        greetings: list[str] = []
+        yield greetings
+        program.begin("reset")  # any request ends it
+        greetings += program.end("fetch_on")
+        program.end("reset")
+
     @contextmanager
     def watched(self, prefix: str) -> Iterator[Watch]:
         """All changes of the registry beneath `prefix` from now on."""

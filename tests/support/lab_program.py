@@ -224,6 +224,13 @@ class Program:
             self.do_close(number)
         return greetings
 
+    def do_fetch_on(self, address: str, port: int) -> list[str]:
+        """As `fetch`, until the next request."""
+        greetings = []
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            greetings += self.do_fetch(address, port, 1)
+        return greetings
+
     def do_say(self, number: int, words: str) -> str:
         """What comes back on a connection."""
         self._sockets[number].sendall(f"{words}\n".encode())

@@ -4,6 +4,7 @@
 lab_registry.py ENDPOINT watch PREFIX     a line each change: put KEY, or delete KEY
 lab_registry.py ENDPOINT put KEY VALUE
 lab_registry.py ENDPOINT delete KEY
+lab_registry.py ENDPOINT revoke LEASE
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ async def main(endpoint: str, verb: str, key: str, value: str = "") -> None:
     try:
         if verb == "watch":
             await watch(registry, key)
+        elif verb == "revoke":
+            await registry.revoke(int(key))
         else:
             await registry.write([Put(key, value.encode()) if verb == "put" else Delete(key)])
     finally:

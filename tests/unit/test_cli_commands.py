@@ -36,7 +36,10 @@ ROWS = {
             "host": "a",
             "address": "10.0.0.1",
             "weight": 100,
-            "state": "active",
+            "state": "draining",
+            "draining_since": "then",
+            "connections_left": 2,
+            "distributes": [],
             "since": "now",
             "paths": [
                 {"family": "ipv4", "path": "ipip", "address": "10.0.0.1", "mtu": 1500},
@@ -101,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = _answer
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
 
     def log_message(self, *_: object) -> None:
         pass
@@ -164,8 +167,10 @@ TABLES = [
     ("vip show 192.0.2.1", "vip          192.0.2.1\nports        any\n"),
     (
         "hosts",
-        "host  address   address6  weight  state   since  paths\n"
-        "a     10.0.0.1  -         100     active  now    ipv4 ipip 10.0.0.1, ipv6 none\n",
+        "host  address   address6  weight  state     draining since  connections left  since  "
+        "paths\n"
+        "a     10.0.0.1  -         100     draining  then            2                 now    "
+        "ipv4 ipip 10.0.0.1, ipv6 none\n",
     ),
     ("listeners", "vip  protocol  port  host  specific  user  process\n"),
     (
@@ -224,7 +229,6 @@ CHANGES = [
     ("vip set 192.0.2.9 --ports any", ("PATCH", "/v1/vips/192.0.2.9"), {"ports": "any"}),
     ("vip set 192.0.2.9 --udp-idle 5", ("PATCH", "/v1/vips/192.0.2.9"), {"udp_idle": 5}),
     ("vip set 2001:DB8::0:9 --hosts all", ("PATCH", "/v1/vips/2001:db8::9"), {"hosts": "all"}),
-    ("vip delete 192.0.2.9", ("DELETE", "/v1/vips/192.0.2.9"), None),
 ]
 
 
@@ -245,7 +249,194 @@ def test_what_does_not_hold_yet_is_said(daemon: Daemon, capsys: pytest.CaptureFi
     assert anyport(capsys, "vip add 192.0.2.9") == (0, "", "anyport: no host distributes it yet\n")
 
 
+# ---- vip delete ----
+
+IMPACT = {
+    "vip": "192.0.2.9",
+    "distributor": "c",
+    "listeners": {"a": 2, "b": 1},
+    "connections": {},
+}
+TOLD = "3 listeners (a 2, b 1), 0 connections"
+
+
+def deletes(daemon: Daemon, connections: dict[str, int | None]) -> None:
+    daemon.answers["/v1/vips/192.0.2.9/impact"] = IMPACT | {"connections": connections}
+
+
+def was_deleted(daemon: Daemon) -> bool:
+    return ("DELETE", "/v1/vips/192.0.2.9", None) in daemon.asked
+
+
+def test_what_no_connection_uses_is_deleted_at_once(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deletes(daemon, {})
+    said = f"vip 192.0.2.9 is deleted: {TOLD}\n"
+    assert anyport(capsys, "vip delete 192.0.2.9") == (0, said, "")
+    assert was_deleted(daemon)
+
+
+@pytest.mark.parametrize(
+    ("connections", "told"),
+    [
+        ({"a": 1}, "1 connection (a 1)"),
+        ({"a": 2, "b": 3}, "5 connections (a 2, b 3)"),
+        ({"b": None}, "0 connections, and those of b, which c knows"),
+    ],
+)
+def test_live_connections_want_a_yes(
+    daemon: Daemon,
+    capsys: pytest.CaptureFixture[str],
+    connections: dict[str, int | None],
+    told: str,
+) -> None:
+    """Those that are not known here count as live."""
+    deletes(daemon, connections)
+    told = f"3 listeners (a 2, b 1), {told}"
+    status, out, err = anyport(capsys, "vip delete 192.0.2.9")
+    line = f"anyport: vip 192.0.2.9: {told}; `--yes` deletes it all the same\n"
+    assert (status, out, err) == (1, "", line)
+    assert not was_deleted(daemon)
+    said = f"vip 192.0.2.9 is deleted: {told}\n"
+    assert anyport(capsys, "vip delete 192.0.2.9 --yes") == (0, said, "")
+    assert was_deleted(daemon)
+
+
+@pytest.mark.parametrize(("word", "status"), [("y", 0), ("n", 130)])
+def test_in_a_terminal_it_is_asked(
+    daemon: Daemon,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    word: str,
+    status: int,
+) -> None:
+    deletes(daemon, {"a": 1})
+    terminal, keyboard = os.openpty()
+    os.write(terminal, f"{word}\n".encode())
+    with open(keyboard) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert anyport(capsys, "vip delete 192.0.2.9")[0] == status
+    os.close(terminal)
+    assert was_deleted(daemon) is (word == "y")
+
+
+def test_a_deletion_in_json(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    deletes(daemon, {"a": 1})
+    status, out, _ = anyport(capsys, "vip delete 192.0.2.9 --yes --json")
+    assert (status, json.loads(out)) == (0, IMPACT | {"connections": {"a": 1}, "pending": None})
+
+
+# ---- drain, resume ----
+
+DONE = {
+    "host": "b",
+    "member": True,
+    "draining_since": "then",
+    "connections_left": 0,
+    "distributes": [],
+}
+STATES = [
+    ({}, "b is drained", 0),
+    ({"connections_left": 1}, "b drains: 1 connection left", 1),
+    ({"connections_left": None}, "b drains: its connections are yet to be counted", 1),
+    (
+        {"connections_left": 2, "distributes": ["192.0.2.9"]},
+        "b drains: 2 connections left, it distributes 192.0.2.9 still",
+        1,
+    ),
+    (
+        {"distributes": ["192.0.2.9"]},
+        "b drains: 0 connections left, it distributes 192.0.2.9 still",
+        1,
+    ),
+    ({"member": False, "connections_left": None}, "b is drained", 0),
+]
+
+
+def drains(daemon: Daemon, *, refused: Any = (), pending: Any = None, **row: Any) -> None:
+    answer = {"pending": pending, "refused": list(refused)}
+    for asked in ("a", "b", "a?anyway=yes"):
+        daemon.answers[f"/v1/drains/{asked}"] = answer
+    daemon.answers["/v1/drains"] = [DONE | {"host": "a"}, DONE | row]
+
+
+@pytest.mark.parametrize(("row", "state", "status"), STATES)
+def test_how_far_a_drain_is(
+    daemon: Daemon,
+    capsys: pytest.CaptureFixture[str],
+    row: dict[str, Any],
+    state: str,
+    status: int,
+) -> None:
+    """Without --wait it is enough that it has begun."""
+    drains(daemon, **row)
+    assert anyport(capsys, "drain b") == (0, f"{state}\n", "")
+    assert daemon.asked[0] == ("PUT", "/v1/drains/b", None)
+    out = f"{state}\n" if status == 0 else ""
+    assert anyport(capsys, "drain b --wait 0") == (status, out, f"{state}\n")
+    shown = anyport(capsys, "drain b --wait 0 --json")
+    assert (shown[0], json.loads(shown[1]), shown[2]) == (
+        status,
+        DONE | row | {"refused": []},
+        "",
+    )
+
+
+def test_a_wait_shows_each_change_once_and_ends_when_it_is_done(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([5, 2, 2, 0])
+
+    def pause(_: float) -> None:
+        drains(daemon, connections_left=next(counts))
+
+    monkeypatch.setattr("anyport.cli.drain.time.sleep", pause)
+    drains(daemon, connections_left=5)
+    status, out, err = anyport(capsys, "drain b --wait")
+    said = ["5 connections left", "2 connections left"]
+    assert (status, out) == (0, "b is drained\n")
+    assert err.splitlines() == [*(f"b drains: {line}" for line in said), "b is drained"]
+
+
+def test_this_host_is_drained_by_default(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drains(daemon)
+    assert anyport(capsys, "drain --yes") == (0, "a is drained\n", "")
+    assert anyport(capsys, "resume") == (0, "a takes new connections\n", "")
+    status, out, _ = anyport(capsys, "resume b --json")
+    assert (status, json.loads(out)["host"]) == (0, "b")
+    assert [asked[:2] for asked in daemon.asked if asked[0] != "GET"] == [
+        ("PUT", "/v1/drains/a?anyway=yes"),
+        ("DELETE", "/v1/drains/a"),
+        ("DELETE", "/v1/drains/b"),
+    ]
+
+
+def test_what_is_refused_from_now_on_is_named(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = [{"vip": "192.0.2.9", "protocol": "tcp", "port": port} for port in range(80, 92)]
+    drains(daemon, refused=ports, pending="not yet")
+    _, _, err = anyport(capsys, "drain b")
+    first, second = err.splitlines()
+    assert first == "anyport: not yet"
+    assert "new connections are refused: 192.0.2.9 80/tcp, 192.0.2.9 81/tcp" in second
+    assert second.endswith("192.0.2.9 89/tcp and 2 more")
+
+
+def test_a_drain_that_somebody_ended_is_not_waited_for(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drains(daemon)
+    daemon.answers["/v1/drains"] = []
+    status, _, err = anyport(capsys, "drain b --wait")
+    assert (status, err) == (1, "anyport: b is not drained any more: somebody has resumed it\n")
+
+
 REFUSED = [
+    ("drain b --wait soon", "'soon' is not a valid float range"),
     ("vip add 192.0.2.300", "address '192.0.2.300': an IP address is wanted, as 192.0.2.10"),
     ("vip add fd00::1%eth0", "address 'fd00::1%eth0': an IP address is wanted"),
     ("vip add 192.0.2.9 --ports 90-80", "the range is backwards; did you mean 80-90?"),

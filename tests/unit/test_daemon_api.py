@@ -23,7 +23,7 @@ NOBODY = cast(Any, None)
 
 async def asked(path: Path, ask: Any, status: Any = None) -> Any:
     rows, operator = Rows(NOBODY, NOBODY, NOBODY), Operator(NOBODY, NOBODY, NOBODY)
-    app = application(rows, NOBODY, operator, status, CollectorRegistry())
+    app = application(rows, NOBODY, operator, NOBODY, status, CollectorRegistry())
     serving = asyncio.create_task(Server(app, state.listen_unix(path)).run_until_stopped())
     try:
         return await asyncio.to_thread(ask, Client(path))

@@ -62,7 +62,7 @@ class World:
 
 @asynccontextmanager
 async def served(rows: Rows, path: Path) -> AsyncIterator[Client]:
-    app = application(rows, NOBODY, NOBODY, NOBODY, CollectorRegistry())
+    app = application(rows, NOBODY, NOBODY, NOBODY, NOBODY, CollectorRegistry())
     serving = asyncio.create_task(Server(app, state.listen_unix(path)).run_until_stopped())
     try:
         yield Client(path)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyport.decide.election import elect, next_term, why_no_candidate
+from anyport.decide.election import elect, next_term, successor, why_no_candidate
 from anyport.model import Candidacy, Definition, Distributing, Host, HostState
 
 VIP = ip_address("192.0.2.10")
@@ -68,6 +68,13 @@ def test_an_incumbent_stays() -> None:
 def test_an_incumbent_that_drains_or_withdrew_hands_over() -> None:
     assert elect(DEFINITION, [A, B, C], hosts(*NAMES, draining="c"), [tenure("c")]) == "a"
     assert elect(DEFINITION, [A, B], ALL, [tenure("c")]) == "a"
+
+
+def test_the_successor_is_whom_the_others_elect_once_it_is_gone() -> None:
+    assert successor(DEFINITION, "a", [A, B, C], ALL) == "b"
+    assert successor(DEFINITION, "a", [A, C], hosts(*NAMES, draining="b")) == "c"
+    assert successor(DEFINITION, "a", [A, B], hosts(*NAMES, draining="b")) is None
+    assert successor(DEFINITION, "a", [A], ALL) is None
 
 
 def test_of_two_incumbents_the_highest_term_then_the_oldest_candidacy() -> None:
@@ -131,3 +138,5 @@ def test_nobody_is_a_candidate_against_the_definition_or_without_an_address() ->
     assert why_no_candidate(allowed, ALL["a"], True, LAN) == "the definition leaves it out"
     vip6 = Definition(ip_address("2001:db8::10"))
     assert why_no_candidate(vip6, ALL["a"], True, LAN) == "it has no IPv6 address"
+    drained = hosts("a", draining="a")["a"]
+    assert why_no_candidate(DEFINITION, drained, True, LAN) == "it is drained"

@@ -5,7 +5,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -19,10 +19,13 @@ from anyport.model import (
     Cluster,
     Definition,
     Distributing,
+    Drain,
     Host,
+    HostState,
     Listener,
     PortBlock,
     Protocol,
+    Remaining,
 )
 from anyport.registry.base import Delete, Entry, Put, Write
 from anyport.registry.keys import (
@@ -30,9 +33,11 @@ from anyport.registry.keys import (
     ClaimKey,
     DefinitionKey,
     DistributingKey,
+    DrainKey,
     HostKey,
     Key,
     ListenerEntryKey,
+    RemainingKey,
 )
 from anyport.registry.memory import MemoryRegistry, MemoryStore
 from anyport.registry.mirror import Mirror
@@ -114,6 +119,45 @@ def test_nothing_is_told_before_the_first_complete_listing() -> None:
             assert world.mirror.listed
 
     asyncio.run(scenario())
+
+
+def test_a_host_is_shown_as_drained_while_the_operator_says_so() -> None:
+    """Whichever of the two comes first, and whatever the host says meanwhile."""
+
+    async def scenario(world: World) -> None:
+        subscription = world.mirror.subscribe()
+        await world.put((DrainKey("a"), Drain("a", 1.5)))
+        assert world.mirror.cluster.hosts == {}
+        await world.put(HOST)
+        assert world.mirror.cluster.hosts["a"].state is HostState.DRAINING
+        await first_of(subscription)
+        again = Host("a", ip_address("10.0.0.1"), weight=7)
+        await world.put((HostKey("a"), again))
+        assert world.mirror.cluster.hosts["a"] == replace(again, state=HostState.DRAINING)
+        await subscription.changed()
+        await world.raw(Delete(str(DrainKey("a"))))
+        assert world.mirror.cluster.hosts["a"] == again
+        assert await subscription.changed() == Touched(hosts={"a"})
+        await world.put((DrainKey("a"), Drain("a", 2.5)))
+        assert await subscription.changed() == Touched(hosts={"a"})
+        await world.raw(Delete(str(HostKey("a"))))
+        assert world.mirror.cluster.hosts == {}
+        assert world.mirror.cluster.drains["a"].since == 2.5
+
+    in_world(scenario)
+
+
+def test_what_is_left_of_a_host_is_shown_and_touches_nobody() -> None:
+    async def scenario(world: World) -> None:
+        subscription = world.mirror.subscribe()
+        await world.put(HOST)
+        await first_of(subscription)
+        await world.put((RemainingKey("a"), Remaining("a", 3)))
+        assert world.mirror.cluster.remaining == {"a": Remaining("a", 3)}
+        await world.put((HostKey("b"), Host("b", ip_address("10.0.0.2"))))
+        assert await subscription.changed() == Touched(hosts={"b"})
+
+    in_world(scenario)
 
 
 def test_the_first_listing_tells_everything() -> None:

@@ -15,6 +15,7 @@ from anyport.model import (
     Claim,
     Definition,
     Distributing,
+    Drain,
     Host,
     HostState,
     Listener,
@@ -23,6 +24,7 @@ from anyport.model import (
     PortBlock,
     PortSet,
     Protocol,
+    Remaining,
 )
 from anyport.model.definition import MAX_DEFINITION_SIZE
 from anyport.registry.keys import (
@@ -30,9 +32,11 @@ from anyport.registry.keys import (
     ClaimKey,
     DefinitionKey,
     DistributingKey,
+    DrainKey,
     HostKey,
     Key,
     ListenerEntryKey,
+    RemainingKey,
 )
 from anyport.registry.values import MAX_SIZE, Noun, decode, encode
 
@@ -99,6 +103,8 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
         b'{"v":1,"term":3,"definition":{"v":1,"ports":"any","method":"hash","hosts":null},'
         b'"programmed_revision":99,"refused":[5,7]}',
     ),
+    (DrainKey("a"), Drain("a", 1.5, 12), b'{"v":1,"since":1.5}'),
+    (RemainingKey("a"), Remaining("a", 3), b'{"v":1,"connections":3}'),
 ]
 
 

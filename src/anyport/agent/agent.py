@@ -13,6 +13,7 @@ from pathlib import Path
 from anyport.agent.blocks import Blocks
 from anyport.agent.definitions import effective, present_distributor
 from anyport.agent.ports import PortPools
+from anyport.agent.remaining import RemainingConnections
 from anyport.agent.tunnel_end import TunnelEnd
 from anyport.config import Config
 from anyport.decide import blocks as block_rules
@@ -70,6 +71,7 @@ class Agent:
         clock: Callable[[], float] = asyncio.get_running_loop().time
         self.pools = PortPools(kernel, config.blocks.rest, clock)
         self._blocks = Blocks(config, registry, mirror, self.pools)
+        self._remaining = RemainingConnections(self.host, mirror, publisher)
         self._subscription = mirror.subscribe()
         self._hosted_kernel: list[HostedDefinition] = []
         self._reserved = ReservedPorts(Path(config.daemon.state) / "reserved_ports.json")
@@ -103,6 +105,7 @@ class Agent:
             tasks.create_task(self._audits())
             tasks.create_task(self._blocks.run())
             tasks.create_task(self.tunnel_end.run())
+            tasks.create_task(self._remaining.run(lambda: self.hosted))
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._kernel.fileno())

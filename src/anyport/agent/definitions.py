@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from anyport.decide.definitions import acceptable
 from anyport.model import Cluster, Definition, Distributing
@@ -14,6 +14,21 @@ def present_distributor(cluster: Cluster, vip: Address) -> Distributing | None:
     """The publication of the highest term; an older distributor's is not accepted (PM74276)."""
     published = [d for (v, _), d in cluster.distributing.items() if v == vip]
     return max(published, key=lambda d: d.term, default=None)
+
+
+def present_distributors(cluster: Cluster, vips: Iterable[Address]) -> list[Distributing]:
+    """Of those of `vips` that have one."""
+    return [d for vip in vips if (d := present_distributor(cluster, vip)) is not None]
+
+
+def in_force(cluster: Cluster) -> list[tuple[Address, Definition]]:
+    """What the distributors published; the operator's wish where none has yet."""
+    return [
+        (vip, d.definition if (d := present_distributor(cluster, vip)) else wish)
+        for vip, wish in sorted(
+            cluster.definitions.items(), key=lambda item: (item[0].version, item[0].packed)
+        )
+    ]
 
 
 def effective(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from anyport import __version__
-from anyport.cli import detach, doctor, lab, run, show, vip
+from anyport.cli import detach, doctor, drain, lab, run, show, vip
 from anyport.cli.options import config_option
 from anyport.errors import AnyportError
 
@@ -29,6 +29,8 @@ for command in (
     run.run,
     detach.detach,
     vip.vip,
+    drain.drain,
+    drain.resume,
     show.hosts,
     show.listeners,
     show.ports,

@@ -10,7 +10,17 @@ import click
 from anyport.cli.options import ADDRESS, client, config_option, json_option
 from anyport.cli.tables import print_fields, print_json, print_rows
 
-_HOST = ("host", "address", "address6", "weight", "state", "since", "paths")
+_HOST = (
+    "host",
+    "address",
+    "address6",
+    "weight",
+    "state",
+    "draining_since",
+    "connections_left",
+    "since",
+    "paths",
+)
 _LISTENER = ("vip", "protocol", "port", "host", "specific", "user", "process")
 _PORT = ("vip", "protocol", "port", "route", "targets")
 _CONNECTION = ("protocol", "client", "client_port", "vip", "port", "host")

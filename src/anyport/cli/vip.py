@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ from anyport.cli.options import (
     json_option,
 )
 from anyport.cli.tables import print_fields, print_json, print_rows
-from anyport.errors import UsageError
+from anyport.errors import AnyportError, UsageError
 
 _VIP = ("vip", "ports", "method", "hosts", "distributor", "term")
 
@@ -80,10 +81,24 @@ def set_(
 
 @vip.command()
 @click.argument("addr", type=ADDRESS)
+@click.option("--yes", is_flag=True, help="Even if connections live.")
 @config_option
-def delete(addr: str) -> None:
-    """Delete a VIP; its connections end."""
-    _warn(client().delete_vip(addr))
+@json_option
+def delete(addr: str, yes: bool, as_json: bool) -> None:
+    """Delete a VIP; its connections end.
+
+    Says which listeners and connections that concerns, and asks first if
+    connections live, or may.
+    """
+    impact = client().impact(addr)
+    if impact["connections"] and not yes:
+        _confirm(f"vip {addr}: {_told(impact)}")
+    answer = client().delete_vip(addr)
+    if as_json:
+        print_json(impact | answer)
+    else:
+        click.echo(f"vip {addr} is deleted: {_told(impact)}")
+    _warn(answer)
 
 
 @vip.command("list")
@@ -105,6 +120,31 @@ def show(addr: str, as_json: bool) -> None:
         print_json(found)
     else:
         print_fields(found)
+
+
+def _confirm(what: str) -> None:
+    """Raises click.Abort at a no, AnyportError if there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise AnyportError(f"{what}; `--yes` deletes it all the same")
+    click.confirm(f"{what}. Delete it?", abort=True, err=True)
+
+
+def _told(impact: dict[str, Any]) -> str:
+    """`3 listeners (a 2, b 1), 12 connections (a 12), and those of b, which b knows`."""
+    connections = impact["connections"]
+    live = {host: n for host, n in connections.items() if n is not None}
+    unknown = [host for host, n in connections.items() if n is None]
+    told = f"{_sum('listener', impact['listeners'])}, {_sum('connection', live)}"
+    if unknown:
+        knows = impact["distributor"] or "nobody"
+        told += f", and those of {', '.join(unknown)}, which {knows} knows"
+    return told
+
+
+def _sum(noun: str, counts: dict[str, int]) -> str:
+    total = sum(counts.values())
+    by_host = ", ".join(f"{host} {count}" for host, count in counts.items())
+    return f"{total} {noun}{'' if total == 1 else 's'}" + (f" ({by_host})" if by_host else "")
 
 
 def _given(

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from anyport.daemon import port_rows, wish
 from anyport.daemon.counters import CounterRows
+from anyport.daemon.drains import Drains
 from anyport.daemon.operator import Operator, parse_vip
 from anyport.daemon.port_rows import Row
 from anyport.daemon.rows import Rows
@@ -31,6 +32,7 @@ def application(
     rows: Rows,
     counters: CounterRows,
     operator: Operator,
+    drains: Drains,
     status: Callable[[], Awaitable[dict[str, Any]]],
     metrics: CollectorRegistry,
 ) -> Starlette:
@@ -51,6 +53,16 @@ def application(
 
     async def delete(request: Request) -> Response:
         return _pending(await operator.delete(parse_vip(request.path_params["vip"])))
+
+    async def impact(request: Request) -> Response:
+        return JSONResponse(rows.impact(parse_vip(request.path_params["vip"])))
+
+    async def drain(request: Request) -> Response:
+        anyway = "anyway" in request.query_params
+        return JSONResponse(await drains.drain(request.path_params["host"], anyway))
+
+    async def resume(request: Request) -> Response:
+        return JSONResponse(await drains.resume(request.path_params["host"]))
 
     def only_vip(request: Request) -> Address | None:
         only = request.query_params.get("vip")
@@ -88,6 +100,10 @@ def application(
             Route("/v1/vips/{vip}", vip, methods=["GET"]),
             Route("/v1/vips/{vip}", change, methods=["PATCH"]),
             Route("/v1/vips/{vip}", delete, methods=["DELETE"]),
+            Route("/v1/vips/{vip}/impact", impact, methods=["GET"]),
+            Route("/v1/drains", noun(lambda _: rows.drains())),
+            Route("/v1/drains/{host}", drain, methods=["PUT"]),
+            Route("/v1/drains/{host}", resume, methods=["DELETE"]),
             Route("/v1/hosts", noun(lambda _: rows.hosts())),
             Route("/v1/listeners", large_noun(rows.listeners)),
             Route("/v1/ports", large_noun(rows.ports)),

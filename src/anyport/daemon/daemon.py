@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from anyport.config import Config, load
 from anyport.daemon import machine, packet_program, state
 from anyport.daemon.api import Server, application
 from anyport.daemon.counters import CounterRows
+from anyport.daemon.drains import Drains
 from anyport.daemon.operator import Operator
 from anyport.daemon.rows import Rows
 from anyport.daemon.status import Status
@@ -44,7 +45,9 @@ from anyport.registry.publisher import Publisher
 
 log = logging.getLogger("anyport")
 
+# Well below systemd's TimeoutStopSec (90 s): a successor needs less than one.
 LEAVE_SECONDS = 3.0
+PART_SECONDS = 1.0
 
 # The same on all distributors of a cluster, so that a takeover hashes alike. No
 # secret: who aims flows at one target gains no more than by sending it as many.
@@ -156,11 +159,12 @@ class Daemon:
         rows = Rows(self._mirror.cluster, agent, distributor)
         counters = CounterRows(packets, listen.counters, tunnels.counters, rows.host_of)
         status = Status(
-            config, self._mirror, self._publisher, agent, distributor, packets, hook, counters
+            config, self._mirror, self._publisher, agent, distributor, packets, hook, counters, rows
         )
         metrics = collector(self._mirror, agent, distributor, listen, counters)
         operator = Operator(self._registry, self._mirror, self._interface)
-        app = application(rows, counters, operator, status.row, metrics)
+        drains = Drains(self._registry, self._mirror)
+        app = application(rows, counters, operator, drains, status.row, metrics)
         self._spawn(Server(app, server_socket).run_until_stopped())
         _tell_systemd("READY=1")
         log.info("anyport %s: host %s is a member", __version__, config.host.name)
@@ -199,12 +203,10 @@ class Daemon:
                 raise single_cause(error)
 
     async def _leave(self, distributor: Distributor) -> None:
-        """Hands the VIPs on, then withdraws everything this host has said."""
+        """Hands the VIPs on; what else this host has said stands as long as its lease."""
         log.info("leaving")
-        with contextlib.suppress(RegistryError, TimeoutError):
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await distributor.leave()
-                await self._membership.leave()
+        await _within(LEAVE_SECONDS, distributor.leave())
+        await _within(PART_SECONDS, self._membership.part())
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:
@@ -218,6 +220,13 @@ class Daemon:
     def _cgroup(self) -> Path:
         """require_kernel() has seen that there is a cgroup2 mount."""
         return Path(self._config.daemon.cgroup or cgroup2_mount() or "")
+
+
+async def _within(seconds: float, step: Awaitable[None]) -> None:
+    """A step of leaving: without it the next one, or the host's lease, does what it can."""
+    with contextlib.suppress(RegistryError, TimeoutError):
+        async with asyncio.timeout(seconds):
+            await step
 
 
 def _tell_systemd(state: str) -> None:

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from ipaddress import ip_address
 
 from anyport.agent.definitions import present_distributor
+from anyport.daemon.eventually import eventually
 from anyport.daemon.wish import Wish
 from anyport.decide.definitions import validate
 from anyport.errors import AnyportError, Conflict, UsageError
@@ -19,8 +18,6 @@ from anyport.registry import values
 from anyport.registry.base import Delete, Entry, Put, Registry, Unchanged
 from anyport.registry.keys import DefinitionKey
 from anyport.registry.mirror import Mirror
-
-WAIT_SECONDS = 5.0
 
 
 class Operator:
@@ -70,7 +67,7 @@ class Operator:
             cluster = self._mirror.cluster
             return cluster.revision >= revision and present_distributor(cluster, vip) is None
 
-        if await self._eventually(gone):
+        if await eventually(self._mirror, gone):
             return None
         return f"vip {vip} is deleted; its distributor has not withdrawn it yet"
 
@@ -111,21 +108,9 @@ class Operator:
                 and distributing.definition == definition
             )
 
-        if await self._eventually(holds):
+        if await eventually(self._mirror, holds):
             return None
         return f"vip {definition.vip} is stored, but no candidate distributes it yet"
-
-    async def _eventually(self, holds: Callable[[], bool]) -> bool:
-        subscription = self._mirror.subscribe()
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                while not holds():
-                    await subscription.changed()
-        except TimeoutError:
-            return holds()
-        finally:
-            self._mirror.unsubscribe(subscription)
-        return True
 
 
 def _stored(vip: Address, entry: Entry) -> Definition:

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from anyport.agent.agent import Agent
-from anyport.agent.definitions import present_distributor
+from anyport.agent.definitions import in_force, present_distributor
 from anyport.daemon import port_rows
 from anyport.daemon.port_rows import Row
 from anyport.decide import blocks as block_rules
@@ -62,10 +62,43 @@ class Rows:
                 "address6": str(host.address6) if host.address6 else None,
                 "weight": host.weight,
                 "state": host.state.value,
+                "draining_since": self._draining_since(host.name),
+                "connections_left": self._connections_left(host.name),
+                "distributes": self._distributed_by(host.name),
                 "paths": self._paths(host.name),
                 "since": utc(host.since),
             }
             for _, host in sorted(self._cluster.hosts.items())
+        ]
+
+    def drains(self) -> list[Row]:
+        """Of the hosts that are away, too: they come back drained."""
+        return [
+            {
+                "host": name,
+                "member": name in self._cluster.hosts,
+                "draining_since": self._draining_since(name),
+                "connections_left": self._connections_left(name),
+                "distributes": self._distributed_by(name),
+            }
+            for name in sorted(self._cluster.drains)
+        ]
+
+    def _draining_since(self, host: str) -> str | None:
+        drain = self._cluster.drains.get(host)
+        return None if drain is None else utc(drain.since)
+
+    def _connections_left(self, host: str) -> int | None:
+        """Of a drained host, once it has counted them."""
+        if host not in self._cluster.drains or host not in self._cluster.remaining:
+            return None
+        return self._cluster.remaining[host].connections
+
+    def _distributed_by(self, host: str) -> list[str]:
+        return [
+            str(vip)
+            for vip in _sorted(self._cluster.definitions)
+            if (d := present_distributor(self._cluster, vip)) and d.host == host
         ]
 
     def _paths(self, host: str) -> list[Row]:
@@ -97,7 +130,7 @@ class Rows:
         counted = self._connection_counts()
         snapshots = [
             self._port_table(vip, definition, counted)
-            for vip, definition in self._effective()
+            for vip, definition in in_force(self._cluster)
             if only in (None, vip)
         ]
         return chain.from_iterable(table.rows() for table in snapshots)
@@ -157,6 +190,30 @@ class Rows:
             for c in self._distributor.live_connections()
         )
 
+    def impact(self, vip: Address) -> Row:
+        """What ends with the VIP, by host; nothing if there is no such VIP.
+
+        Its distributor knows all connections; any other host its own, and
+        None for those that may have some.
+        """
+        listeners = Counter(
+            host for by_host in self._cluster.listeners.get(vip, {}).values() for host in by_host
+        )
+        distributing = present_distributor(self._cluster, vip)
+        connections: dict[str, int | None] = {}
+        if vip in self._cluster.definitions and vip not in self._distributor.offices:
+            connections = dict.fromkeys(self._cluster.hosts)
+            connections[self._agent.host] = 0
+        for row in self.connections(vip):
+            host = str(row["host"])
+            connections[host] = (connections.get(host) or 0) + 1
+        return {
+            "vip": str(vip),
+            "distributor": distributing.host if distributing else None,
+            "listeners": dict(sorted(listeners.items())),
+            "connections": {h: n for h, n in sorted(connections.items()) if n != 0},
+        }
+
     def _names(self) -> dict[int | None, str]:
         """Host slot -> name, of the hosts that are there now."""
         return {self._distributor.slot(name): name for name in self._cluster.hosts}
@@ -184,14 +241,6 @@ class Rows:
             return self._agent.pools.used(block)
         listening = self._cluster.listeners.get(block.vip, {})
         return len({p for (_, p), by_host in listening.items() if p in block and host in by_host})
-
-    def _effective(self) -> list[tuple[Address, Definition]]:
-        """What the distributors published; the operator's wish where none has yet."""
-        holding = dict(self._cluster.definitions)
-        for vip, _ in self._cluster.distributing:
-            if (published := present_distributor(self._cluster, vip)) is not None:
-                holding[vip] = published.definition
-        return [(vip, holding[vip]) for vip in _sorted(holding)]
 
 
 def _sorted(vips: Iterable[Address]) -> list[Address]:

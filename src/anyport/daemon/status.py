@@ -12,7 +12,7 @@ from anyport.agent.agent import Agent
 from anyport.agent.definitions import present_distributor
 from anyport.config import Config
 from anyport.daemon.counters import CounterRows
-from anyport.daemon.rows import utc
+from anyport.daemon.rows import Rows, utc
 from anyport.decide.hook import Hook
 from anyport.distributor.distributor import Distributor
 from anyport.distributor.hops import path
@@ -35,6 +35,7 @@ class Status:
         packets: DistributorKernel,
         hook: Hook,
         counters: CounterRows,
+        rows: Rows,
     ) -> None:
         self._hook = hook
         self._config = config
@@ -45,6 +46,7 @@ class Status:
         self._distributor = distributor
         self._packets = packets
         self._counters = counters
+        self._rows = rows
 
     async def row(self) -> dict[str, Any]:
         problems = [*self._problems(), *await self._kernel_problems()]
@@ -65,6 +67,7 @@ class Status:
                 "revision": cluster.revision,
             },
             "hosts": len(cluster.hosts),
+            "draining": self._rows.drains(),
             "listeners": len(self._agent.listeners),
             "packets": self._counters.summary(),
             "vips": vips,

@@ -41,6 +41,16 @@ def elect(
     return min(candidates.values(), key=lambda c: (c.rank, *_age(c))).host
 
 
+def successor(
+    definition: Definition,
+    host: str,
+    candidacies: Iterable[Candidacy],
+    hosts: Mapping[str, Host],
+) -> str | None:
+    """Who distributes the VIP if `host` leaves; None: nobody could."""
+    return elect(definition, (c for c in candidacies if c.host != host), hosts, ())
+
+
 def why_no_candidate(
     definition: Definition,
     host: Host,
@@ -56,6 +66,8 @@ def why_no_candidate(
     vip = definition.vip
     if not definition.allows(host.name):
         return "the definition leaves it out"
+    if not is_active(host):
+        return "it is drained"
     if host.address_for(vip.version) is None:
         return f"it has no IPv{vip.version} address"
     if wish == "auto" and not any(vip in network for network in on_link):

@@ -14,8 +14,9 @@ from anyport.config import Config
 from anyport.decide import routes as rules
 from anyport.decide.blocks import as_published, refuse, refused_by
 from anyport.decide.definitions import acceptable
-from anyport.decide.election import elect, next_term, why_no_candidate
+from anyport.decide.election import elect, is_active, next_term, successor, why_no_candidate
 from anyport.decide.tables import HostRow
+from anyport.distributor.handover import Handover
 from anyport.distributor.hops import Choices, all_choices, host_rows, tell_changes
 from anyport.distributor.lan import Lan
 from anyport.distributor.peers import peers
@@ -39,6 +40,7 @@ from anyport.registry.touched import Touched
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
+HANDED_ON_SECONDS = 0.02  # between two looks whether a successor has announced itself
 # How long a silent connection counts as live: of a SYN nobody answered, and after a FIN or RST.
 NEW_SECONDS = 60.0
 CLOSING_SECONDS = 5.0
@@ -90,8 +92,14 @@ class Distributor:
         self.problems: dict[str, str] = {}
         self.choices: Choices = {}
         self._hosts: dict[str, HostRow] = {}
+        self._drained: set[str] = set()
+        self._staying: frozenset[Address] | None = None
+        """On leaving: the VIPs that nobody else could have."""
         self._absent: dict[Claim, float] = {}
         self._lan = Lan(interface, lambda vip, why: self._problem(f"vip {vip}", why))
+        self._handover = Handover(
+            lambda vip: self.programmer.fenced(vip), self._close, asyncio.get_running_loop().time
+        )
 
     # ---- start and stop ----
 
@@ -102,6 +110,7 @@ class Distributor:
         names = {address: name for name, host in hosts for address in host.addresses}
         self.programmer = Programmer(self._kernel, names)
         self._hosts = await self._host_rows()
+        self._drained = self._drained_now()
         self._tell_peers()
         self._stand()
         for (vip, host), mine in self._mirror.cluster.distributing.items():
@@ -115,12 +124,25 @@ class Distributor:
             tasks.create_task(self._ticks())
 
     async def leave(self) -> None:
-        """A polite stop: the next host takes over; until it announces, this kernel forwards on."""
-        for vip in self.offices:
-            self._lan.stop_announcing(vip)
-            self._publisher.delete(str(DistributingKey(self.host, vip)))
-        for vip in self._mirror.cluster.definitions:
-            self._publisher.delete(str(CandidacyKey(self.host, vip)))
+        """A polite stop: what another host can distribute is handed on, and this returns when the
+        other has announced itself. The loop runs on meanwhile: it sees the elections."""
+        self._staying = frozenset(vip for vip in self.offices if self._successor(vip) is None)
+        handed_on = self.offices.keys() - self._staying
+        self._stand()
+        for vip in handed_on:
+            await self._until_handed_on(vip)
+
+    async def _until_handed_on(self, vip: Address) -> None:
+        """Looks often: the packet program tells nobody what it hears."""
+        while True:
+            if self._is_handed_on(vip):
+                return
+            await asyncio.sleep(HANDED_ON_SECONDS)
+
+    def _is_handed_on(self, vip: Address) -> bool:
+        if vip in self.offices:
+            return False
+        return vip not in self.programmer.vips or self.programmer.fenced(vip)
 
     # ---- the registry changed ----
 
@@ -138,8 +160,10 @@ class Distributor:
             self._stand()
             for vip in touched.definitions - self._mirror.cluster.definitions.keys():
                 self._publisher.delete(str(CandidacyKey(self.host, vip)))
-        moved = {vip for vip in self.offices if hosts != self._hosts or vip in touched.claims}
-        self._hosts = hosts
+        drained = self._drained_now()
+        changed = (hosts, drained) != (self._hosts, self._drained)
+        moved = {vip for vip in self.offices if changed or vip in touched.claims}
+        self._hosts, self._drained = hosts, drained
         if touched.first:
             moved |= self.offices.keys()
         for vip in moved | (touched.definitions & self.offices.keys()):
@@ -168,8 +192,21 @@ class Distributor:
 
     def why_no_candidate(self, definition: Definition) -> str | None:
         """None: this host is one."""
+        if self._staying is not None and definition.vip not in self._staying:
+            return "its daemon stops"
         wish = self._config.distributor.candidate
-        return why_no_candidate(definition, self._here, wish, self._routes.on_link)
+        seen = self._mirror.cluster.hosts.get(self.host)  # which the operator may have drained
+        here = self._here if seen is None else replace(self._here, state=seen.state)
+        return why_no_candidate(definition, here, wish, self._routes.on_link)
+
+    def _successor(self, vip: Address) -> str | None:
+        definition, cluster = self._definitions().get(vip), self._mirror.cluster
+        if definition is None:
+            return None
+        return successor(definition, self.host, cluster.candidacies.values(), cluster.hosts)
+
+    def _drained_now(self) -> set[str]:
+        return {name for name, host in self._mirror.cluster.hosts.items() if not is_active(host)}
 
     async def _elections(self, vips: Iterable[Address]) -> None:
         if not self._membership.is_seen_in(self._mirror.cluster):
@@ -207,6 +244,7 @@ class Distributor:
         before = cluster.distributing.get((vip, self.host))
         terms = [d.term for (v, _), d in cluster.distributing.items() if v == vip]
         term = before.term if before is not None else next_term(terms, cluster.revision)
+        self._handover.give_up(vip)
         self.programmer.open(vip)
         published = before or Distributing(self.host, term, definition, 0)
         refused = refused_by(published, cluster.claims.values())
@@ -239,12 +277,19 @@ class Distributor:
             log.info("vip %s: term %d ends", vip, office.published.term)
         self.problems.pop(f"vip {vip}", None)
         self._lan.stop_announcing(vip)
-        # Until a successor has published, packets had better go on through here.
         published = {h for v, h in self._mirror.cluster.distributing if v == vip}
-        if vip not in self._mirror.cluster.definitions or published - {self.host}:
-            self.programmer.close(vip)
-            self._tell_peers()
-            self._lan.ignore(vip)
+        if vip not in self._mirror.cluster.definitions:
+            self._close(vip)
+        elif vip in self.programmer.vips and published - {self.host}:
+            self._handover.begin(vip)
+        else:  # until a successor has published, packets had better go on through here
+            self._handover.give_up(vip)
+
+    def _close(self, vip: Address) -> None:
+        self._handover.give_up(vip)
+        self.programmer.close(vip)
+        self._tell_peers()
+        self._lan.ignore(vip)
 
     async def _redistribute(self, vip: Address) -> None:
         definition = self._mirror.cluster.definitions.get(vip)
@@ -352,6 +397,7 @@ class Distributor:
     async def _ticks(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            self._handover.tick()
             try:
                 for vip in list(self.offices):
                     await self._check_fence(vip)

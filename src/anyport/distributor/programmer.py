@@ -48,9 +48,19 @@ class Programmer:
         return self._indexes
 
     def open(self, vip: Address) -> None:
-        """A row for the VIP. Raises AnyportError when all are in use."""
-        if vip in self._indexes:
+        """A row for the VIP. Raises AnyportError when all are in use.
+
+        If another host has distributed it meanwhile, without the connections
+        that were known here: of those that have ended there, the next one
+        between the same ports would go to the former's target.
+        """
+        if vip not in self._indexes:
+            self._open(vip)
+        elif not self.fenced(vip):
             return
+        self._kernel.forget_vip(self._indexes[vip])
+
+    def _open(self, vip: Address) -> None:
         free = set(range(MAX_VIPS)) - set(self._indexes.values())
         if not free:
             raise AnyportError(f"vip {vip}: {MAX_VIPS} VIPs are distributed here, and no more fit")

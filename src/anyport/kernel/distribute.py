@@ -266,6 +266,10 @@ class DistributorKernel:
         self._forget_fragments()
         return self.table.forget(slots=slots)
 
+    def forget_vip(self, index: int) -> int:
+        """How many connections this row's VIP had."""
+        return self.table.forget(vip_rows=[index])
+
     def counts(self, slots: Collection[int] = range(MAX_HOSTS)) -> list[Count]:
         """What is not zero, since the maps were made; rows are those of `known_vips`.
 

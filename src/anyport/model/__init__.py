@@ -3,7 +3,7 @@
 
 from anyport.model.cluster import Candidacy, Cluster, Distributing
 from anyport.model.definition import ANY, Definition, Method, Ports, PortSet
-from anyport.model.host import Host, HostState, PathWish
+from anyport.model.host import Drain, Host, HostState, PathWish, Remaining
 from anyport.model.listener import Listener, ListenerKey, Notification, Socket
 from anyport.model.port_block import Claim, PortBlock
 from anyport.model.protocol import Protocol
@@ -17,6 +17,7 @@ __all__ = [
     "Definition",
     "Distributed",
     "Distributing",
+    "Drain",
     "Host",
     "HostState",
     "Listener",
@@ -29,6 +30,7 @@ __all__ = [
     "PortSet",
     "Ports",
     "Protocol",
+    "Remaining",
     "Route",
     "Socket",
     "Target",

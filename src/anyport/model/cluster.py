@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anyport.model.definition import Address, Definition
-from anyport.model.host import Host
+from anyport.model.host import Drain, Host, Remaining
 from anyport.model.listener import Listener
 from anyport.model.port_block import Claim, PortBlock
 from anyport.model.route import PortKey
@@ -47,7 +47,8 @@ class Cluster:
 
     The mappings are views: the registry's mirror, the only writer, updates
     them between decisions, never during one (decisions do not await).
-    `listeners` is by VIP, then port, then host.
+    `listeners` is by VIP, then port, then host. `drains` are of hosts that may
+    be away; whether one of `hosts` is drained its state says, too.
     """
 
     revision: int
@@ -57,3 +58,5 @@ class Cluster:
     claims: Mapping[tuple[str, PortBlock], Claim]
     candidacies: Mapping[tuple[Address, str], Candidacy]
     distributing: Mapping[tuple[Address, str], Distributing]
+    drains: Mapping[str, Drain] = field(default_factory=dict)
+    remaining: Mapping[str, Remaining] = field(default_factory=dict)

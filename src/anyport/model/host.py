@@ -13,6 +13,26 @@ class HostState(enum.Enum):
     DRAINING = "draining"
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The operator's wish that `host` is given no new connections.
+
+    `since`: Unix time (s). `create_revision`: the registry's when it was wished.
+    """
+
+    host: str
+    since: float
+    create_revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """What a drained host says: so many TCP connections of the VIPs are left on it."""
+
+    host: str
+    connections: int
+
+
 class PathWish(enum.Enum):
     """By which path a host wants its packets; AUTO: by what the route to it says."""
 
@@ -27,6 +47,7 @@ class Host:
 
     `address6`: its IPv6 address, if `address` is an IPv4 one and it has both.
     `mac`: of its LAN interface, 6 bytes; empty if not told.
+    `state` DRAINING: new connections go elsewhere; the operator said so (Drain).
     `since`: Unix time (s) at which its daemon joined. `instance` tells two
     daemons of one name apart. That it lives, its lease says.
     """

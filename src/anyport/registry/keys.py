@@ -2,14 +2,17 @@
 """The layout of the registry: each kind of key as a value, and back.
 
     /anyport/v1/vips/<vip>                                  DefinitionKey
+    /anyport/v1/drains/<h>                                  DrainKey
     /anyport/v1/hosts/<h>/self                              HostKey
     /anyport/v1/hosts/<h>/listeners/<vip>/<proto>/<port>    ListenerEntryKey
     /anyport/v1/hosts/<h>/blocks/<vip>/<first>              ClaimKey
     /anyport/v1/hosts/<h>/candidates/<vip>                  CandidacyKey
     /anyport/v1/hosts/<h>/distributing/<vip>                DistributingKey
+    /anyport/v1/hosts/<h>/remaining                         RemainingKey
 
 `str(key)` writes a key, `parse` reads one. Everything that a host says is
-beneath `host_prefix` of its name, so that etcd's RBAC can confine it.
+beneath `host_prefix` of its name, so that etcd's RBAC can confine it; what the
+operator wishes, beneath VIPS and DRAINS (docs/adr/0015).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from anyport.model.definition import Address
 
 PREFIX = "/anyport/v1/"
 VIPS = PREFIX + "vips/"
+DRAINS = PREFIX + "drains/"
 HOSTS = PREFIX + "hosts/"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,63}")
@@ -36,9 +40,13 @@ def valid_name(name: str) -> bool:
 
 def host_prefix(host: str) -> str:
     """Beneath it is everything that `host` says. Raises ValueError for an invalid name."""
+    return f"{HOSTS}{_checked(host)}/"
+
+
+def _checked(host: str) -> str:
     if not valid_name(host):
         raise ValueError(f"host name {host!r}: allowed are 1 to 63 of A-Z a-z 0-9 . _ -")
-    return f"{HOSTS}{host}/"
+    return host
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,14 @@ class DefinitionKey:
 
     def __str__(self) -> str:
         return f"{VIPS}{self.vip}"
+
+
+@dataclass(frozen=True, slots=True)
+class DrainKey:
+    host: str
+
+    def __str__(self) -> str:
+        return f"{DRAINS}{_checked(self.host)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,24 @@ class DistributingKey:
         return f"{host_prefix(self.host)}distributing/{self.vip}"
 
 
-Key = DefinitionKey | HostKey | ListenerEntryKey | ClaimKey | CandidacyKey | DistributingKey
+@dataclass(frozen=True, slots=True)
+class RemainingKey:
+    host: str
+
+    def __str__(self) -> str:
+        return f"{host_prefix(self.host)}remaining"
+
+
+Key = (
+    DefinitionKey
+    | DrainKey
+    | HostKey
+    | ListenerEntryKey
+    | ClaimKey
+    | CandidacyKey
+    | DistributingKey
+    | RemainingKey
+)
 
 
 def parse(text: str) -> Key | None:
@@ -120,6 +153,8 @@ def parse(text: str) -> Key | None:
 def _parse(text: str) -> Key | None:
     if text.startswith(VIPS):
         return DefinitionKey(_address(text[len(VIPS) :]))
+    if text.startswith(DRAINS):
+        return DrainKey(text[len(DRAINS) :])
     if not text.startswith(HOSTS):
         return None
     match text[len(HOSTS) :].split("/"):
@@ -133,6 +168,8 @@ def _parse(text: str) -> Key | None:
             return CandidacyKey(host, _address(vip))
         case [host, "distributing", vip]:
             return DistributingKey(host, _address(vip))
+        case [host, "remaining"]:
+            return RemainingKey(host)
     return None
 
 

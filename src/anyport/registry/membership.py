@@ -67,7 +67,12 @@ class Membership:
     def is_seen_in(self, cluster: Cluster) -> bool:
         """Whether `cluster` is of this membership: what went with a former lease is gone from it,
         and what others did meanwhile is in it."""
-        return self._me is not None and cluster.hosts.get(self._host) == self._me
+        seen = cluster.hosts.get(self._host)
+        return (
+            self._me is not None
+            and seen is not None
+            and replace(seen, state=self._me.state) == self._me  # it may be drained
+        )
 
     async def join(self, describe: Callable[[str], Host]) -> None:
         """Takes the name, or raises AnyportError that names who has it.
@@ -131,12 +136,13 @@ class Membership:
         if self._keep_alive is not None:
             self._keep_alive.close()
 
-    async def leave(self) -> None:
-        """Withdraws everything this host says, at once."""
-        self.close()
-        await self._registry.revoke(self.lease)
-        self.lease = 0
-        self._save()
+    async def part(self) -> None:
+        """The daemon stops; what this host has said stands for a whole lease from now.
+
+        Its listeners are still there and served (docs/adr/0015): a daemon that
+        is back within the lease is not missed.
+        """
+        await self._registry.keep_alive(self.lease)
 
     async def _replace(self, keep_alive: KeepAlive) -> None:
         contact = now()

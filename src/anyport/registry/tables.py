@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -12,10 +13,13 @@ from anyport.model import (
     Cluster,
     Definition,
     Distributing,
+    Drain,
     Host,
+    HostState,
     Listener,
     PortBlock,
     PortKey,
+    Remaining,
 )
 from anyport.model.definition import Address
 from anyport.registry.keys import (
@@ -23,9 +27,11 @@ from anyport.registry.keys import (
     ClaimKey,
     DefinitionKey,
     DistributingKey,
+    DrainKey,
     HostKey,
     Key,
     ListenerEntryKey,
+    RemainingKey,
 )
 from anyport.registry.touched import Touched
 from anyport.registry.values import Noun
@@ -39,12 +45,15 @@ class Tables:
 
     def __init__(self) -> None:
         self._definitions: dict[Address, Definition] = {}
+        self._said: dict[str, Host] = {}  # of itself, without the operator's wish
+        self._drains: dict[str, Drain] = {}
         self._hosts: dict[str, Host] = {}
         self._listeners: dict[Address, dict[PortKey, dict[str, Listener]]] = {}
         self._claims: dict[tuple[str, PortBlock], Claim] = {}
         self._blocks: dict[ClaimKey, PortBlock] = {}
         self._candidacies: dict[tuple[Address, str], Candidacy] = {}
         self._distributing: dict[tuple[Address, str], Distributing] = {}
+        self._remaining: dict[str, Remaining] = {}
 
     def cluster(self, revision: int) -> Cluster:
         """Views of the tables: they show every later `set` too."""
@@ -56,6 +65,8 @@ class Tables:
             MappingProxyType(self._claims),
             MappingProxyType(self._candidacies),
             MappingProxyType(self._distributing),
+            MappingProxyType(self._drains),
+            MappingProxyType(self._remaining),
         )
 
     def set(self, key: Key, noun: Noun | None, touched: Touched) -> None:
@@ -64,8 +75,13 @@ class Tables:
             case ListenerEntryKey(), Listener() | None:
                 self._set_listener(key, noun, touched)
             case HostKey(host), Host() | None:
-                if _set(self._hosts, host, noun):
-                    touched.hosts.add(host)
+                _set(self._said, host, noun)
+                self._show_host(host, touched)
+            case DrainKey(host), Drain() | None:
+                _set(self._drains, host, noun)
+                self._show_host(host, touched)
+            case RemainingKey(host), Remaining() | None:
+                _set(self._remaining, host, noun)  # nobody acts on it: it is looked up
             case DefinitionKey(vip), Definition() | None:
                 if _set(self._definitions, vip, noun):
                     touched.definitions.add(vip)
@@ -91,6 +107,14 @@ class Tables:
             distributing={vip for vip, _ in self._distributing},
             first=True,
         )
+
+    def _show_host(self, name: str, touched: Touched) -> None:
+        """As it describes itself, but drained if the operator says so."""
+        host = self._said.get(name)
+        if host is not None and name in self._drains:
+            host = replace(host, state=HostState.DRAINING)
+        if _set(self._hosts, name, host):
+            touched.hosts.add(name)
 
     def _set_listener(
         self, key: ListenerEntryKey, listener: Listener | None, touched: Touched

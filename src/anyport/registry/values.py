@@ -21,12 +21,14 @@ from anyport.model import (
     Claim,
     Definition,
     Distributing,
+    Drain,
     Host,
     HostState,
     Listener,
     Method,
     PathWish,
     PortBlock,
+    Remaining,
 )
 from anyport.model.definition import (
     MAX_DEFINITION_SIZE,
@@ -40,9 +42,11 @@ from anyport.registry.keys import (
     ClaimKey,
     DefinitionKey,
     DistributingKey,
+    DrainKey,
     HostKey,
     Key,
     ListenerEntryKey,
+    RemainingKey,
     valid_name,
 )
 
@@ -50,9 +54,10 @@ VERSION = 1
 MAX_SIZE = 65536
 """Bytes of one value; longer ones are refused both ways (one host must not fill the others)."""
 
-Noun = Definition | Host | Listener | Claim | Candidacy | Distributing
+Noun = Definition | Drain | Host | Listener | Claim | Candidacy | Distributing | Remaining
 
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+_Time = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]  # till the end of the year 9999
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Word = Annotated[str, msgspec.Meta(max_length=256)]
 _Mac = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
@@ -80,6 +85,10 @@ class _Host(_Versioned, frozen=True):
     path: PathWish | UnsetType = UNSET
 
 
+class _Drain(_Versioned, frozen=True):
+    since: _Time = 0.0
+
+
 class _Listener(_Versioned, frozen=True):
     specific: bool = True
     user: _Word = ""
@@ -100,6 +109,10 @@ class _Distributing(_Versioned, frozen=True):
     programmed_revision: _Count
     refused: tuple[_Count, ...] = ()
     limits: dict[_Word, _Count] | UnsetType = UNSET
+
+
+class _Remaining(_Versioned, frozen=True):
+    connections: _Count
 
 
 _V = TypeVar("_V", bound=_Versioned)
@@ -143,6 +156,10 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
                 frozenset(told.refused),
                 frozenset() if told.limits is UNSET else frozenset(told.limits.items()),
             )
+        case DrainKey(host):
+            return Drain(host, _read(_DRAIN, value).since, create_revision)
+        case RemainingKey(host):
+            return Remaining(host, _read(_REMAINING, value).connections)
 
 
 _VERSIONED = msgspec.json.Decoder(_Versioned)
@@ -152,6 +169,8 @@ _LISTENER = msgspec.json.Decoder(_Listener)
 _CLAIM = msgspec.json.Decoder(_Claim)
 _CANDIDACY = msgspec.json.Decoder(_Candidacy)
 _DISTRIBUTING = msgspec.json.Decoder(_Distributing)
+_DRAIN = msgspec.json.Decoder(_Drain)
+_REMAINING = msgspec.json.Decoder(_Remaining)
 
 
 def _read(decoder: msgspec.json.Decoder[_V], value: bytes) -> _V:
@@ -192,6 +211,10 @@ def _mirror(noun: Noun) -> _Versioned:
                 tuple(sorted(noun.refused)),
                 dict(sorted(noun.limits)) or UNSET,
             )
+        case Drain():
+            return _Drain(VERSION, noun.since)
+        case Remaining():
+            return _Remaining(VERSION, noun.connections)
 
 
 def _definition_mirror(definition: Definition) -> _Definition:
