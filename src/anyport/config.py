@@ -16,6 +16,7 @@ import msgspec
 from anyport.errors import ConfigError
 from anyport.model import Host, PathWish
 from anyport.model.definition import Address
+from anyport.model.port_block import MAX_BLOCK_PORTS
 
 DEFAULT_PATH = Path("/etc/anyport/anyport.toml")
 _SOCKET_PATH = 107  # unix(7): sun_path has 108 bytes, one of them a zero
@@ -191,9 +192,9 @@ def _complaints(config: Config) -> list[str]:
             f"tables.connections {config.tables.connections}: allowed are 1024-{1 << 26}",
         ),
         (
-            1 <= blocks.size <= blocks.largest <= 8192,
+            1 <= blocks.size <= blocks.largest <= MAX_BLOCK_PORTS,
             f"blocks.size {blocks.size}, blocks.largest {blocks.largest}: "
-            "allowed are 1 <= size <= largest <= 8192",
+            f"allowed are 1 <= size <= largest <= {MAX_BLOCK_PORTS}",
         ),
         (
             1 <= blocks.low_water <= blocks.size,

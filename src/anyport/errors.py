@@ -7,6 +7,7 @@ AnyportError                what the user is told, in one line; exit status 1
 ├── KernelError             the kernel refused; carries errno
 ├── RegistryError           etcd can't be reached or refused
 │   ├── RegistryUnavailable no answer within the time given: try again
+│   ├── RegistryRefused     etcd's roles do not let this host do that
 │   ├── Conflict            a transaction's requirements do not hold
 │   ├── LeaseGone           a write names a lease that has expired: grant another
 │   └── Compacted           a watch's revision is gone: list again
@@ -61,6 +62,10 @@ class RegistryError(AnyportError):
 
 
 class RegistryUnavailable(RegistryError):
+    pass
+
+
+class RegistryRefused(RegistryError):
     pass
 
 

@@ -13,6 +13,7 @@ from anyport.registry.base import Changes, Registry
 from anyport.registry.etcd import EtcdRegistry
 from anyport.registry.memory import MemoryRegistry, MemoryStore
 from tests.contract.etcd_server import EtcdServer
+from tests.support.certificates import Certificates
 
 TIMEOUT = 30.0
 """Seconds until a test that waits for an event has failed."""
@@ -73,6 +74,30 @@ class InMemory:
 def server(tmp_path: Path) -> Iterator[EtcdServer]:
     """An etcd of the test's own, which it may kill and freeze."""
     server = EtcdServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+@pytest.fixture
+def secure_server(tmp_path: Path, certificates: Certificates) -> Iterator[EtcdServer]:
+    """Asks its clients for certificates of the authority `ca`."""
+    ca = certificates.authority("ca")
+    cert, key = certificates.issue("server", ca)
+    server = EtcdServer(
+        tmp_path,
+        tls=[
+            f"--cert-file={cert}",
+            f"--key-file={key}",
+            f"--trusted-ca-file={ca}",
+            "--client-cert-auth",
+        ],
+    )
     server.start()
     yield server
     server.kill()

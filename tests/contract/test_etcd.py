@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from anyport.registry.publisher import Publisher
 from anyport.registry.watch_stream import WatchStream
 from tests.contract.conftest import TIMEOUT, Watching
 from tests.contract.etcd_server import EtcdServer, free_ports
+from tests.support.certificates import Certificates
 
 pytestmark = pytest.mark.anyio
 
@@ -268,59 +267,6 @@ async def test_the_version_is_told(registry: EtcdRegistry) -> None:
 
 
 # TLS
-
-
-@dataclass
-class Certificates:
-    directory: Path
-
-    def authority(self, name: str) -> Path:
-        self._openssl(
-            f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
-            f"-subj /CN={name} -keyout {name}.key -out {name}.pem"
-        )
-        return self.directory / f"{name}.pem"
-
-    def issue(self, name: str, authority: Path) -> tuple[Path, Path]:
-        """Certificate and key, for 127.0.0.1."""
-        self._openssl(
-            f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} "
-            f"-addext subjectAltName=IP:127.0.0.1 -keyout {name}.key -out {name}.csr"
-        )
-        self._openssl(
-            f"x509 -req -in {name}.csr -CA {authority} -CAkey {authority.with_suffix('.key')} "
-            f"-copy_extensions copy -days 2 -out {name}.pem"
-        )
-        return self.directory / f"{name}.pem", self.directory / f"{name}.key"
-
-    def _openssl(self, arguments: str) -> None:
-        subprocess.run(
-            ["openssl", *arguments.split()], cwd=self.directory, check=True, capture_output=True
-        )
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path)
-
-
-@pytest.fixture
-def secure_server(tmp_path: Path, certificates: Certificates) -> Iterator[EtcdServer]:
-    """Asks its clients for certificates of the authority `ca`."""
-    ca = certificates.authority("ca")
-    cert, key = certificates.issue("server", ca)
-    server = EtcdServer(
-        tmp_path,
-        tls=[
-            f"--cert-file={cert}",
-            f"--key-file={key}",
-            f"--trusted-ca-file={ca}",
-            "--client-cert-auth",
-        ],
-    )
-    server.start()
-    yield server
-    server.kill()
 
 
 async def test_tls_with_a_client_certificate(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anyport.decide.blocks import owners
 from anyport.model import (
     Candidacy,
     Claim,
@@ -26,6 +27,7 @@ from anyport.model import (
     PortBlock,
     Protocol,
     Remaining,
+    Void,
 )
 from anyport.registry.base import Delete, Entry, Put, Write
 from anyport.registry.keys import (
@@ -38,6 +40,7 @@ from anyport.registry.keys import (
     Key,
     ListenerEntryKey,
     RemainingKey,
+    VoidKey,
 )
 from anyport.registry.memory import MemoryRegistry, MemoryStore
 from anyport.registry.mirror import Mirror
@@ -601,3 +604,74 @@ def test_who_looks_at_what_was_touched_knows_everything(steps: list[list[Write] 
             }
 
     asyncio.run(scenario())
+
+
+def blocks(world: World) -> tuple[list[int], list[int]]:
+    """First ports of the claims that count, and of those that were voided."""
+    cluster = world.mirror.cluster
+    shown = (cluster.claims.values(), cluster.voided.values())
+    counting, voided = (sorted(c.block.first for c in claims) for claims in shown)
+    return counting, voided
+
+
+def void(of: Claim, by: str = "b") -> tuple[Key, Noun]:
+    vip = of.block.vip
+    return VoidKey(by, vip, of.create_revision), Void(vip, of.create_revision, by)
+
+
+def test_a_voided_claim_counts_no_more() -> None:
+    async def scenario(world: World) -> None:
+        await world.put(claim())
+        [first] = world.mirror.cluster.claims.values()
+        await world.put(void(first))
+        assert blocks(world) == ([], [40000])
+        # Two distributors may have said so; one that takes its word back does not speak for both.
+        await world.put(void(first, by="c"))
+        await world.raw(Delete(str(void(first)[0])))
+        assert blocks(world) == ([], [40000])
+        # Claimed anew it is another claim.
+        await world.raw(Delete(str(claim()[0])))
+        await world.put(claim())
+        assert blocks(world) == ([40000], [])
+
+    in_world(scenario)
+
+
+def test_who_lists_later_sees_the_same_claims_void() -> None:
+    """A void may come before its claim in a listing: keys are in the order of hosts' names."""
+
+    async def scenario(world: World) -> None:
+        await world.put(claim())
+        [first] = world.mirror.cluster.claims.values()
+        for by in ("A", "z"):
+            await world.put(void(first, by=by))
+            async with running(replace(world)) as later:
+                await later.mirror.caught_up(world.mirror.cluster.revision)
+                assert blocks(later) == blocks(world) == ([], [40000])
+            await world.raw(Delete(str(void(first, by=by)[0])))
+
+    in_world(scenario)
+
+
+def test_whoever_has_a_block_is_told_that_it_was_voided() -> None:
+    async def scenario(world: World) -> None:
+        await world.put(claim())
+        subscription = world.mirror.subscribe()
+        await subscription.changed()
+        [first] = world.mirror.cluster.claims.values()
+        await world.put(void(first))
+        assert (await subscription.changed()).claims == {VIP}
+
+    in_world(scenario)
+
+
+def test_a_claim_that_is_written_again_is_no_older_than_that() -> None:
+    """Else a host could let an old claim grow over what others own."""
+
+    async def scenario(world: World) -> None:
+        await world.put(claim(last=40000))
+        await world.put(claim(host="b", first=40001))
+        await world.put(claim(last=40063))
+        assert [c.host for c in owners(world.mirror.cluster.claims.values())] == ["b"]
+
+    in_world(scenario)

@@ -192,4 +192,4 @@ def test_what_an_acceptable_definition_grows_to_when_published_can_be_written() 
     refused = frozenset(range(2**62, 2**62 + MAX_HOSTS * MOST_NAMED))
     limits = frozenset((host, 2**62) for host in list(hosts)[:MAX_HOSTS])
     published = Distributing("a", 2**62, definition, 2**62, refused, limits)
-    assert decode(DistributingKey("a", V4), encode(published), 12) == published
+    assert decode(DistributingKey("a", V4), encode(published), 2**62) == published

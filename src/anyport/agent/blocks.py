@@ -112,6 +112,7 @@ class Blocks:
                 for definition in list(self._hosted.values()):
                     await self._surrender(definition)
                     await self._claim(definition)
+                await self._give_up_voided()
                 await self._depart()
             except RegistryError as error:
                 log.debug("blocks: %s", error)
@@ -139,6 +140,12 @@ class Blocks:
             if claim.create_revision in refused:
                 self._avoided[claim.block] = self._clock()
             await self._give_back(claim)
+
+    async def _give_up_voided(self) -> None:
+        """This host was away for longer than the quarantine: the ports may be another's by now."""
+        for claim in list(self._mirror.cluster.voided.values()):
+            if claim.host == self._host:
+                await self._give_back(claim)
 
     async def _depart(self) -> None:
         """Claims on VIPs that are not of this host any more: without sockets, and after a rest."""

@@ -11,9 +11,14 @@ from anyport.model.definition import Address
 
 
 def present_distributor(cluster: Cluster, vip: Address) -> Distributing | None:
-    """The publication of the highest term; an older distributor's is not accepted (PM74276)."""
+    """The publication of the highest term; an older distributor's is not accepted (PM74276).
+
+    A host that the operator's definition leaves out is heard only where no
+    other publishes: it may be the former distributor, until another is elected.
+    """
     published = [d for (v, _), d in cluster.distributing.items() if v == vip]
-    return max(published, key=lambda d: d.term, default=None)
+    wish = cluster.definitions.get(vip)
+    return max(published, key=lambda d: (wish is None or wish.allows(d.host), d.term), default=None)
 
 
 def present_distributors(cluster: Cluster, vips: Iterable[Address]) -> list[Distributing]:
@@ -47,7 +52,8 @@ def effective(
     it: with the VIP its connections would go.
     """
     holding: dict[Address, Definition] = {}
-    vips = {*before, *(vip for vip, _ in cluster.distributing)}
+    # What the operator has not defined is no host's to publish.
+    vips = {*before, *(vip for vip, _ in cluster.distributing if vip in cluster.definitions)}
     for vip in vips:
         published = present_distributor(cluster, vip)
         if published is not None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from anyport import __version__
-from anyport.cli import detach, doctor, drain, lab, run, show, vip
+from anyport.cli import detach, doctor, drain, lab, registry, run, show, vip
 from anyport.cli.options import config_option
 from anyport.errors import AnyportError
 
@@ -31,6 +31,7 @@ for command in (
     vip.vip,
     drain.drain,
     drain.resume,
+    registry.registry,
     show.hosts,
     show.listeners,
     show.ports,

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address
 
 from anyport.agent.definitions import present_distributor
 from anyport.daemon.eventually import eventually
 from anyport.daemon.wish import Wish
 from anyport.decide.definitions import validate
-from anyport.errors import AnyportError, Conflict, UsageError
+from anyport.errors import AnyportError, Conflict, RegistryRefused, UsageError
 from anyport.kernel import neighbours, netlink
 from anyport.kernel.netlink import Interface
 from anyport.model import Definition
 from anyport.model.definition import Address
 from anyport.registry import values
-from anyport.registry.base import Delete, Entry, Put, Registry, Unchanged
+from anyport.registry.base import Delete, Entry, Put, Registry, Unchanged, Write
 from anyport.registry.keys import DefinitionKey
 from anyport.registry.mirror import Mirror
 
@@ -39,9 +40,7 @@ class Operator:
             await self._refuse_if_taken(vip)
         key = str(DefinitionKey(vip))
         try:
-            revision = await self._registry.write(
-                [Put(key, values.encode(definition))], [Unchanged(key, 0)]
-            )
+            revision = await self._write([Put(key, values.encode(definition))], [Unchanged(key, 0)])
         except Conflict:
             raise UsageError(f"vip {vip} exists: change it with `vip set`") from None
         return await self._published(definition, revision)
@@ -51,7 +50,7 @@ class Operator:
         definition = wish.applied(_stored(vip, entry))
         self._validate(definition)
         try:
-            revision = await self._registry.write(
+            revision = await self._write(
                 [Put(entry.key, values.encode(definition))],
                 [Unchanged(entry.key, entry.mod_revision)],
             )
@@ -61,7 +60,7 @@ class Operator:
 
     async def delete(self, vip: Address) -> str | None:
         entry = await self._entry(vip)
-        revision = await self._registry.write([Delete(entry.key)])
+        revision = await self._write([Delete(entry.key)])
 
         def gone() -> bool:
             cluster = self._mirror.cluster
@@ -98,6 +97,15 @@ class Operator:
                 return entry
         known = ", ".join(str(v) for v in self._mirror.cluster.definitions) or "none"
         raise UsageError(f"vip {vip} does not exist; those that do: {known}")
+
+    async def _write(self, writes: Sequence[Write], require: Sequence[Unchanged] = ()) -> int:
+        try:
+            return await self._registry.write(writes, require)
+        except RegistryRefused:
+            raise AnyportError(
+                "etcd does not let this host write definitions: its certificate has no operator "
+                "role; ask a host that has it, or see `anyport registry init --operator`"
+            ) from None
 
     async def _published(self, definition: Definition, revision: int) -> str | None:
         def holds() -> bool:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Iterable, Iterator
@@ -21,17 +20,18 @@ from anyport.distributor.hops import Choices, all_choices, host_rows, tell_chang
 from anyport.distributor.lan import Lan
 from anyport.distributor.peers import peers
 from anyport.distributor.programmer import Programmer
-from anyport.errors import Conflict, RegistryError
+from anyport.distributor.quarantine import Quarantine
+from anyport.errors import RegistryError
 from anyport.kernel.abi import ConnectionState
 from anyport.kernel.connections import ConnectionRow, now_ns
 from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.netlink import Interface
 from anyport.kernel.routes import Routes
-from anyport.model import Candidacy, Claim, Definition, Distributing, PortKey, Protocol
+from anyport.model import Candidacy, Definition, Distributing, PortKey, Protocol
 from anyport.model.definition import Address
 from anyport.registry import values
-from anyport.registry.base import Delete, Put, Registry, Unchanged
-from anyport.registry.keys import CandidacyKey, ClaimKey, DistributingKey
+from anyport.registry.base import Registry
+from anyport.registry.keys import CandidacyKey, DistributingKey
 from anyport.registry.membership import Membership
 from anyport.registry.mirror import Mirror
 from anyport.registry.publisher import Publisher
@@ -95,7 +95,7 @@ class Distributor:
         self._drained: set[str] = set()
         self._staying: frozenset[Address] | None = None
         """On leaving: the VIPs that nobody else could have."""
-        self._absent: dict[Claim, float] = {}
+        self._quarantine = Quarantine(self.host, config.blocks.quarantine, registry, mirror)
         self._lan = Lan(interface, lambda vip, why: self._problem(f"vip {vip}", why))
         self._handover = Handover(
             lambda vip: self.programmer.fenced(vip), self._close, asyncio.get_running_loop().time
@@ -401,8 +401,7 @@ class Distributor:
             try:
                 for vip in list(self.offices):
                     await self._check_fence(vip)
-                await self._collect_claims()
-                await self._say_claims_again()
+                await self._quarantine.tick(self.offices.keys())
             except RegistryError as error:
                 log.debug("tick: %s", error)
 
@@ -423,43 +422,6 @@ class Distributor:
         if stands and self.offices.get(vip) is office:
             self.programmer.answer(office.published.definition, self._interface.mac)
             self._lan.announce(vip)
-
-    # ---- dead hosts' blocks ----
-
-    async def _say_claims_again(self) -> None:
-        """For hosts that were away when their store was lost. They may have sockets on these
-        ports, so the quarantine holds in the next store as well."""
-        for claim in self._mirror.lost_claims():
-            if claim.block.vip in self.offices:
-                key = str(ClaimKey(claim.host, claim.block.vip, claim.block.first))
-                with contextlib.suppress(Conflict):  # it is there by now
-                    await self._registry.write(
-                        [Put(key, values.encode(claim))], [Unchanged(key, 0)]
-                    )
-                    log.warning("registry: %s said again, for the host that is away", key)
-
-    async def _collect_claims(self) -> None:
-        """Deletes the claims of hosts that have been gone for longer than the quarantine."""
-        now = asyncio.get_running_loop().time()
-        cluster = self._mirror.cluster
-        absent = {
-            claim
-            for claim in cluster.claims.values()
-            if claim.host not in cluster.hosts and claim.block.vip in self.offices
-        }
-        self._absent = {claim: self._absent.get(claim, now) for claim in absent}
-        for claim, since in self._absent.items():
-            if now - since > self._config.blocks.quarantine and self._mirror.connected:
-                key = str(ClaimKey(claim.host, claim.block.vip, claim.block.first))
-                await self._registry.write([Delete(key)], [Unchanged(key, claim.create_revision)])
-                log.info(
-                    "vip %s: ports %d-%d of %s, gone for %.0f s, are free again",
-                    claim.block.vip,
-                    claim.block.first,
-                    claim.block.last,
-                    claim.host,
-                    now - since,
-                )
 
     def _problem(self, what: str, why: str) -> None:
         if self.problems.get(what) != why:

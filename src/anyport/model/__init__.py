@@ -5,7 +5,7 @@ from anyport.model.cluster import Candidacy, Cluster, Distributing
 from anyport.model.definition import ANY, Definition, Method, Ports, PortSet
 from anyport.model.host import Drain, Host, HostState, PathWish, Remaining
 from anyport.model.listener import Listener, ListenerKey, Notification, Socket
-from anyport.model.port_block import Claim, PortBlock
+from anyport.model.port_block import Claim, PortBlock, Void
 from anyport.model.protocol import Protocol
 from anyport.model.route import Distributed, PortKey, Route, Target, Unique
 
@@ -35,4 +35,5 @@ __all__ = [
     "Socket",
     "Target",
     "Unique",
+    "Void",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from anyport.model.definition import Address, Definition
 from anyport.model.host import Drain, Host, Remaining
 from anyport.model.listener import Listener
-from anyport.model.port_block import Claim, PortBlock
+from anyport.model.port_block import Claim, PortBlock, Void
 from anyport.model.route import PortKey
 
 
@@ -48,7 +48,9 @@ class Cluster:
     The mappings are views: the registry's mirror, the only writer, updates
     them between decisions, never during one (decisions do not await).
     `listeners` is by VIP, then port, then host. `drains` are of hosts that may
-    be away; whether one of `hosts` is drained its state says, too.
+    be away; whether one of `hosts` is drained its state says, too. `claims` are those that count;
+    those that were voided are in `voided`, until their hosts delete them, and
+    `voids` says by whom.
     """
 
     revision: int
@@ -60,3 +62,5 @@ class Cluster:
     distributing: Mapping[tuple[Address, str], Distributing]
     drains: Mapping[str, Drain] = field(default_factory=dict)
     remaining: Mapping[str, Remaining] = field(default_factory=dict)
+    voided: Mapping[tuple[str, PortBlock], Claim] = field(default_factory=dict)
+    voids: Mapping[tuple[Address, int], Mapping[str, Void]] = field(default_factory=dict)

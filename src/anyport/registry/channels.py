@@ -18,7 +18,13 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from anyport.errors import Compacted, LeaseGone, RegistryError, RegistryUnavailable
+from anyport.errors import (
+    Compacted,
+    LeaseGone,
+    RegistryError,
+    RegistryRefused,
+    RegistryUnavailable,
+)
 from anyport.registry.endpoints import Endpoint
 from anyport.registry.messages import etcd_pb2 as pb
 
@@ -34,6 +40,8 @@ _UNAVAILABLE = {
     grpc.StatusCode.UNKNOWN,
 }
 
+_REFUSED = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
+_NO_CERTIFICATE = "user name is empty"  # etcd asks for a user; it is an INVALID_ARGUMENT
 
 _R = TypeVar("_R", bound=Message)
 _T = TypeVar("_T")
@@ -128,6 +136,10 @@ def translate(error: grpc.aio.AioRpcError | grpc.Call, endpoint: str) -> Registr
     if code in _UNAVAILABLE:
         return RegistryUnavailable(what)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "too many requests" in what:
+        return RegistryUnavailable(what)
+    if code in _REFUSED or _NO_CERTIFICATE in what:
+        return RegistryRefused(what)
+    if "revision of auth store is old" in what:  # its users were changed at this moment
         return RegistryUnavailable(what)
     if code is grpc.StatusCode.OUT_OF_RANGE:
         return Compacted(what)

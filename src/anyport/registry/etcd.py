@@ -16,6 +16,7 @@ from anyport.registry import transaction
 from anyport.registry.base import Changes, Entry, Listing, Put, Unchanged, Write
 from anyport.registry.channels import KEEP_ALIVE, RETRY_PAUSE, Channels, Method
 from anyport.registry.endpoints import parse_endpoints
+from anyport.registry.keys import prefix_end
 from anyport.registry.messages import etcd_pb2 as pb
 from anyport.registry.renewer import EtcdRenewer
 from anyport.registry.watch_stream import WatchStream, entry
@@ -70,7 +71,7 @@ class EtcdRegistry:
             stream, header = await self._open_watch(prefix, after)
             try:
                 store = store or header.cluster_id
-                if header.cluster_id != store or await self._goes_back(header, after):
+                if header.cluster_id != store or await self._goes_back(header, prefix, after):
                     raise Compacted(f"etcd at {stream.endpoint}: it is not the store it was")
                 async for changes in stream.changes(after, self._channels.timeout / 2):
                     after = changes.revision
@@ -91,7 +92,7 @@ class EtcdRegistry:
             if require:
                 # Sent once only: the second of two would conflict with the
                 # first, whose answer was lost. So find an endpoint that answers.
-                await self._newest_revision()
+                await self._newest_revision(require[0].key)
             response = await self._channels.call(_TXN, request, repeat=not require)
         if not response.succeeded:
             keys = ", ".join(requirement.key for requirement in require)
@@ -124,7 +125,9 @@ class EtcdRegistry:
     async def _list_pages(self, prefix: str) -> Listing:
         """Every page as of the first one's revision. Raises Compacted when that is gone."""
         entries: list[Entry] = []
-        request = pb.RangeRequest(key=prefix.encode(), range_end=_end(prefix.encode()), limit=PAGE)
+        request = pb.RangeRequest(
+            key=prefix.encode(), range_end=prefix_end(prefix.encode()), limit=PAGE
+        )
         while True:
             page = await self._channels.call(_RANGE, request)
             entries += map(entry, page.kvs)
@@ -140,23 +143,24 @@ class EtcdRegistry:
         async def attempt(seconds: float) -> tuple[WatchStream, pb.ResponseHeader]:
             stream = WatchStream(self._channels)
             try:
-                return stream, await stream.open(key, _end(key), after, seconds)
+                return stream, await stream.open(key, prefix_end(key), after, seconds)
             except BaseException:
                 await stream.close()
                 raise
 
         return await self._channels.until_answered(attempt)
 
-    async def _goes_back(self, header: pb.ResponseHeader, after: int) -> bool:
+    async def _goes_back(self, header: pb.ResponseHeader, prefix: str, after: int) -> bool:
         """Whether the store has not reached `after` (any more): it was emptied or restored.
 
         The member that answers a watch may just lag behind the others; a range
         is linearizable.
         """
-        return header.revision < after and await self._newest_revision() < after
+        return header.revision < after and await self._newest_revision(prefix) < after
 
-    async def _newest_revision(self) -> int:
-        answer = await self._channels.call(_RANGE, pb.RangeRequest(key=b"\0", limit=1))
+    async def _newest_revision(self, key: str) -> int:
+        """Of the whole store; by way of a `key`, there or not, that this client may read."""
+        answer = await self._channels.call(_RANGE, pb.RangeRequest(key=key.encode() or b"\0"))
         return answer.header.revision
 
     @asynccontextmanager
@@ -172,11 +176,6 @@ class EtcdRegistry:
             yield
         finally:
             self._writing.release()
-
-
-def _end(prefix: bytes) -> bytes:
-    """The first key that is beneath no `prefix` (etcd's range_end); prefixes are ASCII."""
-    return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else b"\0"
 
 
 def _compare(requirement: Unchanged) -> pb.Compare:

@@ -9,6 +9,7 @@
     /anyport/v1/hosts/<h>/candidates/<vip>                  CandidacyKey
     /anyport/v1/hosts/<h>/distributing/<vip>                DistributingKey
     /anyport/v1/hosts/<h>/remaining                         RemainingKey
+    /anyport/v1/hosts/<h>/voided/<vip>/<revision>           VoidKey
 
 `str(key)` writes a key, `parse` reads one. Everything that a host says is
 beneath `host_prefix` of its name, so that etcd's RBAC can confine it; what the
@@ -29,6 +30,8 @@ PREFIX = "/anyport/v1/"
 VIPS = PREFIX + "vips/"
 DRAINS = PREFIX + "drains/"
 HOSTS = PREFIX + "hosts/"
+OPERATORS = (VIPS, DRAINS)
+"""Beneath these is what the operator says, through whichever host (registry.roles)."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
@@ -47,6 +50,11 @@ def _checked(host: str) -> str:
     if not valid_name(host):
         raise ValueError(f"host name {host!r}: allowed are 1 to 63 of A-Z a-z 0-9 . _ -")
     return host
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key that is beneath no `prefix` (etcd's range_end); prefixes are ASCII."""
+    return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else b"\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,18 @@ class RemainingKey:
         return f"{host_prefix(self.host)}remaining"
 
 
+@dataclass(frozen=True, slots=True)
+class VoidKey:
+    """`claim`: the create_revision of the claim that `host` declares void."""
+
+    host: str
+    vip: Address
+    claim: int
+
+    def __str__(self) -> str:
+        return f"{host_prefix(self.host)}voided/{self.vip}/{self.claim}"
+
+
 Key = (
     DefinitionKey
     | DrainKey
@@ -134,6 +154,7 @@ Key = (
     | CandidacyKey
     | DistributingKey
     | RemainingKey
+    | VoidKey
 )
 
 
@@ -170,6 +191,8 @@ def _parse(text: str) -> Key | None:
             return DistributingKey(host, _address(vip))
         case [host, "remaining"]:
             return RemainingKey(host)
+        case [host, "voided", vip, claim]:
+            return VoidKey(host, _address(vip), int(claim))
     return None
 
 

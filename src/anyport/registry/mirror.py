@@ -7,7 +7,7 @@ compare, so that consumers hear exactly what changed meanwhile.
 A value that does not parse is reported once and skipped. If it replaces a good
 one, then
 
-- of claims and candidacies the good one goes too: who owns a block or is
+- of claims, voids and candidacies the good one goes too: who owns a block or is
   elected must be one answer on every host, whatever a host saw earlier;
 - of all others the good one stays until its key is deleted: an unreadable
   definition, host or listener is no wish to withdraw it, and withdrawing cuts
@@ -40,6 +40,7 @@ from anyport.registry.keys import (
     DistributingKey,
     HostKey,
     Key,
+    VoidKey,
     parse,
 )
 from anyport.registry.tables import Tables
@@ -111,11 +112,7 @@ class Mirror:
         """Those that went with their store, and their hosts were not there to say them again."""
         if not self._kept:
             return []
-        return [
-            claim
-            for claim in self.cluster.claims.values()
-            if str(ClaimKey(claim.host, claim.block.vip, claim.block.first)) in self._kept
-        ]
+        return [claim for claim in self.cluster.claims.values() if _claim_key(claim) in self._kept]
 
     def subscribe(self) -> Subscription:
         """Each consumer needs its own. It begins with all there is, as `first`, once listed."""
@@ -192,17 +189,20 @@ class Mirror:
         return self._entries.keys() - {entry.key for entry in listing.entries}
 
     def _not_said_again(self) -> set[str]:
-        """An election says the one; the operator the other."""
-        return {k for k in self._entries if isinstance(parse(k), DefinitionKey | DistributingKey)}
+        """The operator says the one, an election the next; a void goes with its claim."""
+        others = DefinitionKey | DistributingKey | VoidKey
+        return {k for k in self._entries if isinstance(parse(k), others)}
 
     def _keep(self, listing: Listing) -> None:
         """Definitions, claims (they carry no lease: a host that is away may have them in use), and
         distributors that are there: they take office again, in their term."""
-        missing = self._missing(listing)
         there = {entry.key for entry in listing.entries}
-        for text in missing:
+        counting = {_claim_key(claim) for claim in self.cluster.claims.values()}
+        for text in self._missing(listing):
             match parse(text):
-                case DefinitionKey() | ClaimKey():
+                case DefinitionKey():
+                    self._kept.add(text)
+                case ClaimKey() if text in counting:
                     self._kept.add(text)
                 case DistributingKey(host, _) if str(HostKey(host)) in there:
                     self._kept.add(text)
@@ -211,7 +211,7 @@ class Mirror:
     def _renumber(self, listing: Listing) -> None:
         """What was said of revisions was of others: programmed are the claims that were there."""
         new = [
-            entry.create_revision
+            entry.mod_revision
             for entry in listing.entries
             if isinstance(parse(entry.key), ClaimKey) and entry.key not in self._entries
         ]
@@ -268,7 +268,7 @@ class Mirror:
     def _read(self, key: Key, entry: Entry) -> Noun | None:
         """None, and a line in the log the first time, if the value does not parse."""
         try:
-            noun = decode(key, entry.value, entry.create_revision)
+            noun = decode(key, entry.value, _age(key, entry))
         except ValueError as error:
             if entry.key not in self._unreadable:
                 self._unreadable.add(entry.key)
@@ -278,7 +278,16 @@ class Mirror:
         return noun
 
 
+def _claim_key(claim: Claim) -> str:
+    return str(ClaimKey(claim.host, claim.block.vip, claim.block.first))
+
+
+def _age(key: Key, entry: Entry) -> int:
+    """See model.Claim: a claim is as old as its last word."""
+    return entry.mod_revision if isinstance(key, ClaimKey) else entry.create_revision
+
+
 def _keeps_last_good(key: Key, old: Entry | None, new: Entry) -> bool:
     """See the module's docstring. A recreated key was deleted in between, seen or not."""
     recreated = old is None or old.create_revision != new.create_revision
-    return not recreated and not isinstance(key, ClaimKey | CandidacyKey)
+    return not recreated and not isinstance(key, ClaimKey | CandidacyKey | VoidKey)

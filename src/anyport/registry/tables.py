@@ -17,11 +17,12 @@ from anyport.model import (
     Host,
     HostState,
     Listener,
-    PortBlock,
     PortKey,
     Remaining,
+    Void,
 )
 from anyport.model.definition import Address
+from anyport.registry.claim_table import ClaimTable
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
@@ -32,6 +33,7 @@ from anyport.registry.keys import (
     Key,
     ListenerEntryKey,
     RemainingKey,
+    VoidKey,
 )
 from anyport.registry.touched import Touched
 from anyport.registry.values import Noun
@@ -49,8 +51,7 @@ class Tables:
         self._drains: dict[str, Drain] = {}
         self._hosts: dict[str, Host] = {}
         self._listeners: dict[Address, dict[PortKey, dict[str, Listener]]] = {}
-        self._claims: dict[tuple[str, PortBlock], Claim] = {}
-        self._blocks: dict[ClaimKey, PortBlock] = {}
+        self._claims = ClaimTable()
         self._candidacies: dict[tuple[Address, str], Candidacy] = {}
         self._distributing: dict[tuple[Address, str], Distributing] = {}
         self._remaining: dict[str, Remaining] = {}
@@ -62,11 +63,13 @@ class Tables:
             MappingProxyType(self._definitions),
             MappingProxyType(self._hosts),
             MappingProxyType(self._listeners),
-            MappingProxyType(self._claims),
+            MappingProxyType(self._claims.counting),
             MappingProxyType(self._candidacies),
             MappingProxyType(self._distributing),
             MappingProxyType(self._drains),
             MappingProxyType(self._remaining),
+            MappingProxyType(self._claims.voided),
+            MappingProxyType(self._claims.voids),
         )
 
     def set(self, key: Key, noun: Noun | None, touched: Touched) -> None:
@@ -86,7 +89,11 @@ class Tables:
                 if _set(self._definitions, vip, noun):
                     touched.definitions.add(vip)
             case ClaimKey(), Claim() | None:
-                self._set_claim(key, noun, touched)
+                if self._claims.set_claim(key, noun):
+                    touched.claims.add(key.vip)
+            case VoidKey(), Void() | None:
+                if self._claims.set_void(key, noun):
+                    touched.claims.add(key.vip)
             case CandidacyKey(host, vip), Candidacy() | None:
                 if _set(self._candidacies, (vip, host), noun):
                     touched.candidacies.add(vip)
@@ -102,7 +109,7 @@ class Tables:
             definitions=set(self._definitions),
             hosts=set(self._hosts),
             ports={(vip, port) for vip, ports in self._listeners.items() for port in ports},
-            claims={block.vip for _, block in self._claims},
+            claims={block.vip for _, block in (*self._claims.counting, *self._claims.voided)},
             candidacies={vip for vip, _ in self._candidacies},
             distributing={vip for vip, _ in self._distributing},
             first=True,
@@ -128,16 +135,6 @@ class Tables:
             del ports[port]
         if not ports:
             del self._listeners[key.vip]
-
-    def _set_claim(self, key: ClaimKey, claim: Claim | None, touched: Touched) -> None:
-        old = self._blocks.pop(key, None)
-        if old is not None and (claim is None or claim.block != old):
-            del self._claims[key.host, old]
-            touched.claims.add(key.vip)
-        if claim is not None:
-            self._blocks[key] = claim.block
-            if _set(self._claims, (key.host, claim.block), claim):
-                touched.claims.add(key.vip)
 
 
 def _set(table: dict[_K, _N], key: _K, noun: _N | None) -> bool:

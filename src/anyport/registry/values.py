@@ -29,6 +29,7 @@ from anyport.model import (
     PathWish,
     PortBlock,
     Remaining,
+    Void,
 )
 from anyport.model.definition import (
     MAX_DEFINITION_SIZE,
@@ -37,6 +38,7 @@ from anyport.model.definition import (
     Address,
     parse_ports,
 )
+from anyport.model.port_block import MAX_BLOCK_PORTS
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
@@ -47,6 +49,7 @@ from anyport.registry.keys import (
     Key,
     ListenerEntryKey,
     RemainingKey,
+    VoidKey,
     valid_name,
 )
 
@@ -54,7 +57,10 @@ VERSION = 1
 MAX_SIZE = 65536
 """Bytes of one value; longer ones are refused both ways (one host must not fill the others)."""
 
-Noun = Definition | Drain | Host | Listener | Claim | Candidacy | Distributing | Remaining
+Noun = Definition | Drain | Host | Listener | Claim | Candidacy | Distributing | Remaining | Void
+
+OTHER_STORES_REVISIONS = 2**48
+"""Above what etcd counts in a century."""
 
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]  # till the end of the year 9999
@@ -129,8 +135,8 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
     """The noun that `key` and `value` say; `create_revision` is the registry's for that key.
 
     Raises ValueError with one line naming what is wrong: malformed, of a newer
-    version, longer than MAX_SIZE, a content that does not fit the key, or a
-    definition that could never be in force.
+    version, longer than MAX_SIZE, a content that does not fit the key, a
+    definition that could never be in force, or a term that no tenure can have.
     """
     _check_size(value)
     match key:
@@ -147,6 +153,7 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
             return Candidacy(vip, host, _read(_CANDIDACY, value).rank, create_revision)
         case DistributingKey(host, vip):
             told = _read(_DISTRIBUTING, value)
+            _check_term(told.term, create_revision)
             definition = _definition(vip, told.definition)
             return Distributing(
                 host,
@@ -160,6 +167,8 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
             return Drain(host, _read(_DRAIN, value).since, create_revision)
         case RemainingKey(host):
             return Remaining(host, _read(_REMAINING, value).connections)
+        case VoidKey(host, vip, claim):
+            return Void(vip, claim, host)  # that it is there says all
 
 
 _VERSIONED = msgspec.json.Decoder(_Versioned)
@@ -215,6 +224,8 @@ def _mirror(noun: Noun) -> _Versioned:
             return _Drain(VERSION, noun.since)
         case Remaining():
             return _Remaining(VERSION, noun.connections)
+        case Void():
+            return _Versioned(VERSION)
 
 
 def _definition_mirror(definition: Definition) -> _Definition:
@@ -281,7 +292,17 @@ def _host(name: str, said: _Host) -> Host:
     return host
 
 
+def _check_term(term: int, create_revision: int) -> None:
+    # A tenure's term is the revision of its election or just above the term before
+    # (decide.election.next_term); in a store that took the place of another it may be
+    # the other's. Whichever passes, the next publication, later, may be above it.
+    if create_revision and term > create_revision + OTHER_STORES_REVISIONS:
+        raise ValueError(f"term {term}: no registry has had so many revisions")
+
+
 def _claim(host: str, vip: Address, first: int, said: _Claim, create_revision: int) -> Claim:
     if said.last < first:
         raise ValueError(f"last {said.last}: before the first port {first}")
+    if said.last - first >= MAX_BLOCK_PORTS:
+        raise ValueError(f"{said.last - first + 1} ports: allowed are {MAX_BLOCK_PORTS}")
     return Claim(PortBlock(vip, first, said.last), host, create_revision)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which claims of port blocks count: all but those that a distributor has declared void.
+
+From the registry alone, so that every reader has the same answer at the same
+revision: a claim counts while no host has a void of its revision. Whoever
+claims the ports after that does so at a later revision, at which all know of it.
+"""
+
+from __future__ import annotations
+
+from anyport.model import Claim, PortBlock, Void
+from anyport.model.definition import Address
+from anyport.registry.keys import ClaimKey, VoidKey
+
+
+class ClaimTable:
+    def __init__(self) -> None:
+        self.counting: dict[tuple[str, PortBlock], Claim] = {}
+        self.voided: dict[tuple[str, PortBlock], Claim] = {}
+        self.voids: dict[tuple[Address, int], dict[str, Void]] = {}
+        self._said: dict[ClaimKey, Claim] = {}
+
+    def set_claim(self, key: ClaimKey, claim: Claim | None) -> bool:
+        """Whether that changed which claims there are, or which of them count."""
+        old = self._said.pop(key, None)
+        changed = old is not None and (claim is None or claim.block != old.block)
+        if old is not None and changed:
+            self.counting.pop((old.host, old.block), None)
+            self.voided.pop((old.host, old.block), None)
+        if claim is not None:
+            self._said[key] = claim
+            changed |= self._place(claim)
+        return changed
+
+    def set_void(self, key: VoidKey, void: Void | None) -> bool:
+        """As `set_claim`. A void may come before its claim, in a listing, or stay behind it."""
+        about = key.vip, key.claim
+        by_host = self.voids.setdefault(about, {})
+        if void is None:
+            by_host.pop(key.host, None)
+        else:
+            by_host[key.host] = void
+        if not by_host:
+            del self.voids[about]
+        concerned = (c for c in self._said.values() if (c.block.vip, c.create_revision) == about)
+        return sum(map(self._place, concerned)) > 0  # all are placed, not the first only
+
+    def _place(self, claim: Claim) -> bool:
+        here, elsewhere = self.counting, self.voided
+        if (claim.block.vip, claim.create_revision) in self.voids:
+            here, elsewhere = elsewhere, here
+        where = claim.host, claim.block
+        changed = elsewhere.pop(where, None) is not None or here.get(where) != claim
+        here[where] = claim
+        return changed

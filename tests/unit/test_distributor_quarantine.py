@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims of hosts that are away: when they are declared void, and when not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+
+import pytest
+
+from anyport.distributor.quarantine import Quarantine
+from anyport.errors import Conflict
+from anyport.model import Claim, Host, PortBlock
+from anyport.registry.base import Delete, Put
+from anyport.registry.keys import HOSTS, ClaimKey, HostKey
+from anyport.registry.memory import MemoryRegistry, MemoryStore
+from anyport.registry.mirror import Mirror
+from anyport.registry.values import encode
+
+VIP, OTHER = ip_address("10.0.0.100"), ip_address("10.0.0.101")
+CLAIM = ClaimKey("gone", VIP, 40000)
+PRESENT = Put(str(HostKey("gone")), encode(Host("gone", ip_address("10.0.0.9"))))
+VOIDED = f"{HOSTS}d/voided/"
+
+
+class World:
+    """A claim of the host `gone`, which is away, as the distributor `d` sees it."""
+
+    def __init__(self) -> None:
+        self.registry = MemoryRegistry(MemoryStore())
+        self.mirror = Mirror(self.registry)
+
+    async def write(self, *writes: Put | Delete) -> None:
+        await self.mirror.caught_up(await self.registry.write(writes))
+
+    async def voids(self) -> list[str]:
+        return [entry.key for entry in (await self.registry.list(VOIDED)).entries]
+
+    def quarantine(self, seconds: float) -> Quarantine:
+        return Quarantine("d", seconds, self.registry, self.mirror)
+
+
+def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        world = World()
+        following = asyncio.ensure_future(world.mirror.run())
+        block = PortBlock(VIP, CLAIM.first, 40063)
+        await world.write(Put(str(CLAIM), encode(Claim(block, "gone", 0))))
+        try:
+            await scenario(world)
+        finally:
+            following.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_host_that_is_away_for_long_enough_loses_its_blocks() -> None:
+    async def scenario(world: World) -> None:
+        long, short = world.quarantine(3600), world.quarantine(0)
+        for _ in range(2):  # the first sees it go
+            await long.tick([VIP])
+            await short.tick([OTHER])
+        assert await world.voids() == []
+        for _ in range(2):
+            await short.tick([VIP])
+        [claim] = (await world.registry.list(str(CLAIM))).entries
+        assert await world.voids() == [f"{VOIDED}{VIP}/{claim.mod_revision}"]
+
+    in_world(scenario)
+
+
+def test_one_that_is_there_keeps_them() -> None:
+    async def scenario(world: World) -> None:
+        await world.write(PRESENT)
+        quarantine = world.quarantine(0)
+        for _ in range(2):
+            await quarantine.tick([VIP])
+        assert await world.voids() == []
+
+    in_world(scenario)
+
+
+def test_one_that_returns_at_that_moment_keeps_them() -> None:
+    async def scenario(world: World) -> None:
+        quarantine = world.quarantine(0)
+        await quarantine.tick([VIP])
+        await world.registry.write([PRESENT])
+        with pytest.raises(Conflict):  # the mirror has not seen it yet
+            await quarantine.tick([VIP])
+        assert await world.voids() == []
+
+    in_world(scenario)
+
+
+def test_the_word_is_forgotten_with_the_claim() -> None:
+    async def scenario(world: World) -> None:
+        quarantine = world.quarantine(0)
+        for _ in range(2):
+            await quarantine.tick([VIP])
+        [said] = await world.voids()
+        await world.mirror.caught_up((await world.registry.list(said)).revision)
+        await quarantine.tick([VIP])
+        assert await world.voids() == [said]
+        await world.write(Delete(str(CLAIM)))
+        await quarantine.tick([])
+        assert await world.voids() == []
+
+    in_world(scenario)
