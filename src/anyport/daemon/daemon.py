@@ -19,7 +19,7 @@ from anyport import __version__
 from anyport.agent.agent import Agent
 from anyport.agent.tunnel_end import TunnelEnd
 from anyport.config import Config, load
-from anyport.daemon import machine, packet_program, state
+from anyport.daemon import machine, packet_program, power, state
 from anyport.daemon.api import Server, application
 from anyport.daemon.counters import CounterRows
 from anyport.daemon.drains import Drains
@@ -28,6 +28,7 @@ from anyport.daemon.rows import Rows
 from anyport.daemon.status import Status
 from anyport.distributor.distributor import Distributor
 from anyport.errors import AnyportError, RegistryError, single_cause
+from anyport.kernel import inner_maps
 from anyport.kernel.features import cgroup2_mount, require_kernel
 from anyport.kernel.listen import ListenKernel
 from anyport.kernel.netlink import Interface
@@ -59,6 +60,7 @@ def run(path: Path) -> int:
     config = load(path)
     if os.geteuid() != 0:
         raise AnyportError("anyport run loads programs into the kernel: run it as root")
+    os.umask(0o077)  # whatever the daemon writes is root's alone
     logging.basicConfig(
         level=config.daemon.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
     )
@@ -74,6 +76,7 @@ async def _main(config: Config, path: Path) -> None:
     require_kernel()
     state.private_directory(Path(config.daemon.state))
     held = state.lock(Path(config.daemon.state))
+    power.reduce(Path(config.daemon.pins))
     try:
         async with _registry(config) as registry:
             daemon = Daemon(config, interface, registry)
@@ -166,6 +169,7 @@ class Daemon:
         drains = Drains(self._registry, self._mirror)
         app = application(rows, counters, operator, drains, status.row, metrics)
         self._spawn(Server(app, server_socket).run_until_stopped())
+        inner_maps.release()
         _tell_systemd("READY=1")
         log.info("anyport %s: host %s is a member", __version__, config.host.name)
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from anyport.decide.rows import MAX_HOSTS, Family, Hop, HostRow, RouteRow, SelectionRow
 from anyport.errors import KernelError
-from anyport.kernel import abi, loader, traffic
+from anyport.kernel import abi, inner_maps, loader, traffic
 from anyport.kernel.clsact import Filter
 from anyport.kernel.connections import ConnectionRow, ConnectionTable, buckets
 from anyport.kernel.counters import Count, Counters, drop_other_layout, packets_by_verdict
@@ -324,7 +324,7 @@ class DistributorKernel:
             number = self._maps["routes"].lookup(_u32(index))
             if number is None:
                 raise KernelError(f"row {index} has no port table", errno.ENOENT)
-            self._tables[index] = Map.open_id(_number(number))
+            self._tables[index] = inner_maps.take(_number(number))
         return self._tables[index]
 
     def _forget_table(self, index: int) -> None:

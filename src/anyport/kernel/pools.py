@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-from anyport.kernel import abi
+from anyport.kernel import abi, inner_maps
 from anyport.kernel.libbpf import Map, MapType
 from anyport.model import Protocol
 
@@ -62,7 +62,7 @@ class Pools:
             number = self._outer.lookup(key)  # the kernel gives the inner map's id
             if number is None:
                 return None
-            self._inner[key] = Map.open_id(_U32.unpack(number)[0])
+            self._inner[key] = inner_maps.take(_U32.unpack(number)[0])
         return self._inner[key]
 
     def _create(self, index: int, protocol: Protocol) -> Map:

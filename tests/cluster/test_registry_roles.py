@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Daemons under the roles of `anyport registry init`: TLS, a certificate for each host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from anyport.lab import Lab
+from tests.support.certificates import Certificates
+from tests.support.lab_cluster import (
+    POLL_SECONDS,
+    VIP,
+    LabCluster,
+    Opened,
+    Program,
+    eventually,
+)
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("etcd") is None, reason="needs root and etcd"
+)
+
+HOSTS = ("host1", "host2", "host3")
+PORT = 23790
+# The registry's least, so that a quarantine can be waited for.
+SHORT = {"quarantine": 10.0}
+FEW = {"size": 8, "largest": 8, "low_water": 2, "first": 40000, "last": 40031, "rest": 0}
+
+
+def start_etcd(lab: Lab, certificates: Certificates) -> None:
+    lan = lab.node("lan")
+    ca = certificates.authority("ca")
+    cert, key = certificates.issue("server", ca, lan.address)
+    client, peer = f"https://{lan.address}:{PORT}", f"http://127.0.0.1:{PORT + 1}"
+    with (certificates.directory / "etcd.log").open("wb") as log:
+        lab.popen(
+            "lan",
+            [
+                "etcd",
+                f"--data-dir={certificates.directory}/data",
+                f"--listen-client-urls={client}",
+                f"--advertise-client-urls={client}",
+                f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}",
+                f"--initial-cluster=default={peer}",
+                f"--cert-file={cert}",
+                f"--key-file={key}",
+                f"--trusted-ca-file={ca}",
+                "--client-cert-auth",
+                "--heartbeat-interval=10",
+                "--election-timeout=50",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def configure(lab: Lab, certificates: Certificates, host: str) -> None:
+    cert, key = certificates.issue(host, certificates.directory / "ca.pem")
+    registry = {
+        "endpoints": [f"https://{lab.node('lan').address}:{PORT}"],
+        "ca": str(certificates.directory / "ca.pem"),
+        "cert": str(cert),
+        "key": str(key),
+        "ttl": 2,
+    }
+    lab.configure(host, {"registry": registry, "blocks": {**FEW, **SHORT}})
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabCluster]:
+    """host1's certificate has the operator's role too."""
+    certificates = Certificates(tmp_path_factory.mktemp("certificates"))
+    with Lab(f"roles{os.getpid()}") as lab:
+        lab.build(hosts=3)
+        start_etcd(lab, certificates)
+        for host in HOSTS:
+            configure(lab, certificates, host)
+        cluster = LabCluster(lab)
+        root = certificates.issue("root", certificates.directory / "ca.pem")
+        init(cluster, *root)
+        for host in HOSTS:
+            lab.start_daemon(host)
+        assert cluster.anyport("host1", "vip", "add", VIP).returncode == 0
+        cluster.await_ready()
+        yield cluster
+        cluster.close()
+
+
+def init(cluster: LabCluster, cert: Path, key: Path) -> None:
+    done = cluster.anyport(
+        "host1",
+        *("registry", "init", *HOSTS, "--operator", "host1", "--apply", "--enable"),
+        *("--cert", str(cert), "--key", str(key)),
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def firsts(cluster: LabCluster, host: str, owner: str) -> set[int]:
+    """First ports of the blocks that `host` sees as the owner's."""
+    return {row["first"] for row in cluster.noun("blocks", host) if row["host"] == owner}
+
+
+def listen(program: Program) -> Opened:
+    """bind(VIP, 0), as soon as there is a port."""
+    while True:
+        with contextlib.suppress(OSError):
+            return program.listen(VIP)
+        time.sleep(POLL_SECONDS)
+
+
+def test_a_host_without_the_role_says_so_in_one_line(cluster: LabCluster) -> None:
+    for words in (
+        ["vip", "add", "10.77.0.81"],
+        ["vip", "set", VIP, "--ports", "80"],
+        ["vip", "delete", VIP],
+    ):
+        done = cluster.anyport("host2", *words)
+        assert done.returncode == 1
+        assert "its certificate has no operator role" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert [row["vip"] for row in cluster.noun("vips", "host2")] == [VIP]
+
+
+def test_listeners_blocks_and_a_takeover(cluster: LabCluster) -> None:
+    """And of the blocks of the host that died: void after the quarantine, another's, given up by
+    the one that returns."""
+    distributor = cluster.distributor()
+    first, second = (host for host in HOSTS if host != distributor)
+    cluster[second].listen(VIP, 80)
+    eventually(lambda: cluster.targets(80) == {second}, "a listener to be told")
+    lost = firsts(cluster, first, distributor)
+    assert lost
+    cluster.lab.kill_daemon(distributor)
+    eventually(lambda: cluster.lab.client(first).vip(VIP)["distributor"] in (first, second), "next")
+    assert cluster.client.fetch(VIP, 80, 2) == [second] * 2
+    eventually(lambda: not firsts(cluster, first, distributor), "its blocks to be void")
+    opened = [listen(cluster[first])]
+    while not lost & (firsts(cluster, first, first) | firsts(cluster, first, second)):
+        opened.append(listen(cluster[first]))  # few ports in all: its next block is there soon
+
+    cluster.lab.start_daemon(distributor)
+    for port in lost:
+        line = f"vip {VIP}: gave ports {port}-{port + 7} back"
+        eventually(lambda line=line: line in cluster.log(distributor), line)  # type: ignore[misc]
+    assert all(cluster.client.fetch(VIP, made.port, 1) == [first] for made in opened)
+    for host in HOSTS:
+        assert "permission denied" not in cluster.log(host)
