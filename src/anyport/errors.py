@@ -8,6 +8,7 @@ AnyportError                what the user is told, in one line; exit status 1
 ├── RegistryError           etcd can't be reached or refused
 │   ├── RegistryUnavailable no answer within the time given: try again
 │   ├── RegistryRefused     etcd's roles do not let this host do that
+│   ├── AnswerTooLarge      an answer is longer than this client takes: ask for less
 │   ├── Conflict            a transaction's requirements do not hold
 │   ├── LeaseGone           a write names a lease that has expired: grant another
 │   └── Compacted           a watch's revision is gone: list again
@@ -66,6 +67,10 @@ class RegistryUnavailable(RegistryError):
 
 
 class RegistryRefused(RegistryError):
+    pass
+
+
+class AnswerTooLarge(RegistryError):
     pass
 
 

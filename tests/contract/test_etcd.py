@@ -322,3 +322,14 @@ async def test_bad_settings_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         EtcdRegistry(endpoints, **files)
+
+
+async def test_values_longer_than_any_of_ours_do_not_hide_the_others(
+    registry: EtcdRegistry,
+) -> None:
+    """A hostile host can write 1.5 MB a key: a page of those is more than a message may be."""
+    for number in range(72):
+        await registry.write([Put(f"/a/{number:02}", bytes(1_400_000))])
+    await registry.write([Put("/a/z", b"small")])
+    listing = await registry.list("/a/")
+    assert (len(listing.entries), listing.entries[-1].value) == (73, b"small")

@@ -675,3 +675,49 @@ def test_a_claim_that_is_written_again_is_no_older_than_that() -> None:
         assert [c.host for c in owners(world.mirror.cluster.claims.values())] == ["b"]
 
     in_world(scenario)
+
+
+def test_a_hundred_thousand_bad_values_are_one_line_each_in_log_and_status(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(world: World) -> None:
+        await world.put(listener("b"))
+        keys = [str(ListenerEntryKey("a", VIP, p, n)) for p in Protocol for n in range(1, 50_001)]
+        for batch in range(0, len(keys), 100):
+            last = await world.registry.write([Put(key, b"{") for key in keys[batch : batch + 100]])
+        await world.mirror.caught_up(last)
+        assert world.mirror.cluster.listeners == {VIP: {HTTP: {"b": listener("b")[1]}}}
+        assert dict(world.mirror.unreadable.problems()) == {
+            "host a": f"100000 values of its in the registry skipped, as {keys[0]}: "
+            "Input data was truncated"
+        }
+        for batch in range(0, len(keys), 100):
+            last = await world.registry.write([Delete(key) for key in keys[batch : batch + 100]])
+        await world.mirror.caught_up(last)
+        assert world.mirror.unreadable.problems() == {}
+
+    with caplog.at_level(logging.WARNING):
+        in_world(scenario)
+    assert len([r for r in caplog.records if "skipped" in r.message]) == 1
+
+
+def test_a_host_may_not_say_more_than_so_many_listeners() -> None:
+    async def scenario(world: World) -> None:
+        world.mirror = Mirror(world.registry, first_pause=0.0, most_listeners=2)
+        async with running(world):
+            await world.put(*(listener(port=port) for port in (80, 81, 82)), listener("b"))
+            ports = world.mirror.cluster.listeners[VIP]
+            assert {port: set(hosts) for (_, port), hosts in ports.items()} == {
+                80: {"a", "b"},
+                81: {"a"},
+            }
+            assert (
+                "more than 2 listeners of one host"
+                in (world.mirror.unreadable.problems()["host a"])
+            )
+            await world.put(listener(port=81, process="other"))  # no more than before
+            await world.raw(Delete(str(listener(port=80)[0])))
+            await world.put(listener(port=83))
+            assert {port for _, port in world.mirror.cluster.listeners[VIP]} == {80, 81, 83}
+
+    in_world(scenario)

@@ -25,6 +25,7 @@ from anyport.model import (
     PortSet,
     Protocol,
     Remaining,
+    Void,
 )
 from anyport.model.definition import MAX_DEFINITION_SIZE
 from anyport.registry.keys import (
@@ -37,6 +38,7 @@ from anyport.registry.keys import (
     Key,
     ListenerEntryKey,
     RemainingKey,
+    VoidKey,
 )
 from anyport.registry.values import MAX_SIZE, Noun, decode, encode
 
@@ -105,6 +107,7 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
     ),
     (DrainKey("a"), Drain("a", 1.5, 12), b'{"v":1,"since":1.5}'),
     (RemainingKey("a"), Remaining("a", 3), b'{"v":1,"connections":3}'),
+    (VoidKey("b", V4, 12), Void(V4, 12, "b"), b'{"v":1}'),
 ]
 
 
@@ -141,7 +144,17 @@ def test_fields_that_an_earlier_version_did_not_write_may_be_absent() -> None:
         (LISTENER_KEY, b'{"v":1}' + b" " * MAX_SIZE, "allowed are 65536"),
         (ClaimKey("a", V4, 40000), b'{"v":1,"last":39999}', "before the first"),
         (ClaimKey("a", V4, 40000), b'{"v":1,"last":65536}', "last"),
+        (ClaimKey("a", V4, 1024), b'{"v":1,"last":65535}', "64512 ports: allowed are 8192"),
         (CandidacyKey("a", V4), b'{"v":1,"rank":1e99}', "rank"),
+        (
+            DistributingKey("a", V4),
+            b'{"v":1,"term":13,"definition":{"v":1},"programmed_revision":1}',
+            "term 13: above the revision 12 of its publication",
+        ),
+        (HostKey("a"), b'{"v":1,"address":"127.0.0.1"}', "127.0.0.1"),
+        (HostKey("a"), b'{"v":1,"address":"255.255.255.255"}', "255.255.255.255"),
+        (HostKey("a"), b'{"v":1,"address":"fe80::1%eth0"}', "fe80::1%eth0"),
+        (HostKey("a"), b'{"v":1,"address":"10.0.0.1","since":1e300}', "since"),
         (HostKey("a"), b'{"v":1,"address":"10.0.0.256"}', "10.0.0.256"),
         (HostKey("a"), b'{"v":1,"address":"0.0.0.0"}', "0.0.0.0"),
         (HostKey("a"), b'{"v":1,"address":"10.0.0.1","address6":"10.0.0.2"}', "10.0.0.2"),

@@ -58,7 +58,12 @@ def cell(value: Any) -> str:
             return ", ".join(map(cell, value)) or "-"
         case dict():
             return ", ".join(f"{name}={cell(part)}" for name, part in value.items()) or "-"
-    return str(value)
+    return _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """A process may name itself, or a host describe itself, in a terminal's control sequences."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _target(target: Row) -> str:

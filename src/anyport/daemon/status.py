@@ -108,7 +108,11 @@ class Status:
     def _problems(self) -> list[str]:
         problems = [
             f"{what}: {why}"
-            for source in (self._agent.problems, self._distributor.problems)
+            for source in (
+                self._agent.problems,
+                self._distributor.problems,
+                self._mirror.unreadable.problems(),
+            )
             for what, why in source.items()
         ]
         if not self._mirror.connected:

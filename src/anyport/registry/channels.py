@@ -19,6 +19,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from anyport.errors import (
+    AnswerTooLarge,
     Compacted,
     LeaseGone,
     RegistryError,
@@ -137,6 +138,8 @@ def translate(error: grpc.aio.AioRpcError | grpc.Call, endpoint: str) -> Registr
         return RegistryUnavailable(what)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "too many requests" in what:
         return RegistryUnavailable(what)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in what:
+        return AnswerTooLarge(what)
     if code in _REFUSED or _NO_CERTIFICATE in what:
         return RegistryRefused(what)
     if "revision of auth store is old" in what:  # its users were changed at this moment

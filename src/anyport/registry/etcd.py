@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from anyport.errors import Compacted, Conflict, LeaseGone, RegistryUnavailable
+from anyport.errors import AnswerTooLarge, Compacted, Conflict, LeaseGone, RegistryUnavailable
 from anyport.registry import transaction
 from anyport.registry.base import Changes, Entry, Listing, Put, Unchanged, Write
 from anyport.registry.channels import KEEP_ALIVE, RETRY_PAUSE, Channels, Method
@@ -129,7 +129,13 @@ class EtcdRegistry:
             key=prefix.encode(), range_end=prefix_end(prefix.encode()), limit=PAGE
         )
         while True:
-            page = await self._channels.call(_RANGE, request)
+            try:
+                page = await self._channels.call(_RANGE, request)
+            except AnswerTooLarge:  # no host of ours writes values that long, but any may
+                if request.limit == 1:
+                    raise
+                request.limit //= 10
+                continue
             entries += map(entry, page.kvs)
             request.revision = request.revision or page.header.revision
             if not page.more:

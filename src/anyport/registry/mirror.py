@@ -4,8 +4,8 @@
 List, mark listed, watch from that revision; after a loss list again and
 compare, so that consumers hear exactly what changed meanwhile.
 
-A value that does not parse is reported once and skipped. If it replaces a good
-one, then
+A value that does not parse is skipped and reported, once for whoever says such
+(registry.unreadable). If it replaces a good one, then
 
 - of claims, voids and candidacies the good one goes too: who owns a block or is
   elected must be one answer on every host, whatever a host saw earlier;
@@ -28,6 +28,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 
 from anyport.errors import RegistryError
 from anyport.model import Claim, Cluster, Distributing
@@ -43,8 +44,9 @@ from anyport.registry.keys import (
     VoidKey,
     parse,
 )
-from anyport.registry.tables import Tables
+from anyport.registry.tables import MOST_LISTENERS, Tables
 from anyport.registry.touched import Subscription, Touched
+from anyport.registry.unreadable import Unreadable
 from anyport.registry.values import Noun, decode
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class Mirror:
     `first_pause`: seconds before a second attempt to list, doubled for each
     further one up to LONGEST_PAUSE. `settle`: seconds that a store which took
     the place of another has, to be what that one was. `clock`: seconds, for
-    `stale_since`.
+    `stale_since`. `most_listeners`: of one host; more are skipped and reported.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Mirror:
         first_pause: float = 0.1,
         settle: float = SETTLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        most_listeners: int = MOST_LISTENERS,
     ) -> None:
         self._registry = registry
         self._prefix = prefix
@@ -84,8 +87,8 @@ class Mirror:
         self._store = 0
         self._kept: set[str] = set()  # keys that are not in the store, but were in another
         self._entries: dict[str, Entry] = {}
-        self._unreadable: set[str] = set()
-        self._tables = Tables()
+        self.unreadable = Unreadable()
+        self._tables = Tables(most_listeners)
         self._subscriptions: list[Subscription] = []
         self._advanced = asyncio.Event()  # set once, at the next advance
         self.cluster: Cluster = self._tables.cluster(0)
@@ -168,7 +171,9 @@ class Mirror:
 
     def _is_news(self, entry: Entry) -> bool:
         known = self._entries.get(entry.key)
-        return known is None or known.create_revision != entry.create_revision
+        if known is None:
+            return parse(entry.key) is not None  # others are not remembered
+        return known.create_revision != entry.create_revision
 
     async def _settled(self) -> Listing:
         """What the store has once it has all that hosts had said, or has had the time for that."""
@@ -252,29 +257,29 @@ class Mirror:
     def _apply_one(self, change: Change, touched: Touched) -> None:
         old = self._entries.pop(change.key, None)
         self._kept.discard(change.key)
-        if isinstance(change, Entry):
-            self._entries[change.key] = change
         key = parse(change.key)
         if key is None:  # a later version's, or not ours
             return
         if isinstance(change, Deleted):
-            self._unreadable.discard(change.key)
+            self.unreadable.discard(key)
             self._tables.set(key, None, touched)
         elif (noun := self._read(key, change)) is not None:
+            self._entries[change.key] = change
             self._tables.set(key, noun, touched)
-        elif not _keeps_last_good(key, old, change):
-            self._tables.set(key, None, touched)
+        else:
+            self._entries[change.key] = replace(change, value=b"")  # it may be a large one
+            if not _keeps_last_good(key, old, change):
+                self._tables.set(key, None, touched)
 
     def _read(self, key: Key, entry: Entry) -> Noun | None:
-        """None, and a line in the log the first time, if the value does not parse."""
+        """None if the value does not parse, or if its host says too much; it is reported then."""
         try:
+            self._tables.check_room(key)
             noun = decode(key, entry.value, _age(key, entry))
         except ValueError as error:
-            if entry.key not in self._unreadable:
-                self._unreadable.add(entry.key)
-                log.warning("registry: %s: skipped: %s", entry.key, error)
+            self.unreadable.add(key, str(error))
             return None
-        self._unreadable.discard(entry.key)
+        self.unreadable.discard(key)
         return noun
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
@@ -42,10 +43,16 @@ _K = TypeVar("_K")
 _N = TypeVar("_N")
 
 
+MOST_LISTENERS = 262_144
+"""Of one host: as many as two VIPs have ports for TCP and UDP. Whoever says more goes mad."""
+
+
 class Tables:
     """`set` costs the same however many entries there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_listeners: int = MOST_LISTENERS) -> None:
+        self._most_listeners = most_listeners
+        self._listeners_of: Counter[str] = Counter()
         self._definitions: dict[Address, Definition] = {}
         self._said: dict[str, Host] = {}  # of itself, without the operator's wish
         self._drains: dict[str, Drain] = {}
@@ -71,6 +78,20 @@ class Tables:
             MappingProxyType(self._claims.voided),
             MappingProxyType(self._claims.voids),
         )
+
+    def check_room(self, key: Key) -> None:
+        """Raises ValueError for one listener more than a host may say it has.
+
+        Only for those: who owns a block or is elected must not depend on what a
+        reader happened to see first.
+        """
+        if not isinstance(key, ListenerEntryKey) or self._listeners_of[key.host] < (
+            self._most_listeners
+        ):
+            return
+        by_host = self._listeners.get(key.vip, {}).get((key.protocol, key.port), {})
+        if key.host not in by_host:
+            raise ValueError(f"more than {self._most_listeners} listeners of one host")
 
     def set(self, key: Key, noun: Noun | None, touched: Touched) -> None:
         """`noun` is what `key` says now, None: nothing. `touched` is told if that is new."""
@@ -129,6 +150,7 @@ class Tables:
         port = (key.protocol, key.port)
         ports = self._listeners.setdefault(key.vip, {})
         hosts = ports.setdefault(port, {})
+        self._listeners_of[key.host] += (listener is not None) - (key.host in hosts)
         if _set(hosts, key.host, listener):
             touched.ports.add((key.vip, port))
         if not hosts:  # no empty shells: a port is in the mapping while it has a listener

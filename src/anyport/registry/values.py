@@ -65,6 +65,7 @@ OTHER_STORES_REVISIONS = 2**48
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=253402300799)]  # till the end of the year 9999
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_BROADCAST = ip_address("255.255.255.255")
 _Word = Annotated[str, msgspec.Meta(max_length=256)]
 _Mac = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 
@@ -84,7 +85,7 @@ class _Host(_Versioned, frozen=True):
     address: _Word
     weight: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 100
     state: HostState = HostState.ACTIVE
-    since: float = 0.0
+    since: _Time = 0.0
     instance: _Word = ""
     address6: _Word | UnsetType = UNSET
     mac: _Mac | UnsetType = UNSET
@@ -168,7 +169,8 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
         case RemainingKey(host):
             return Remaining(host, _read(_REMAINING, value).connections)
         case VoidKey(host, vip, claim):
-            return Void(vip, claim, host)  # that it is there says all
+            _read(_VERSIONED, value)
+            return Void(vip, claim, host)
 
 
 _VERSIONED = msgspec.json.Decoder(_Versioned)
@@ -287,9 +289,20 @@ def _host(name: str, said: _Host) -> Host:
         PathWish.AUTO if said.path is UNSET else said.path,
     )
     for one in host.addresses:
-        if one.is_unspecified or one.is_multicast:
+        if _is_nobodys(one):
             raise ValueError(f"address {one}: not one of a host")
     return host
+
+
+def _is_nobodys(address: Address) -> bool:
+    # A loopback address is every host's own; a scope (fe80::1%eth0) means something on one only.
+    return (
+        address.is_unspecified
+        or address.is_multicast
+        or address.is_loopback
+        or address == _BROADCAST
+        or (isinstance(address, IPv6Address) and address.scope_id is not None)
+    )
 
 
 def _check_term(term: int, create_revision: int) -> None:
