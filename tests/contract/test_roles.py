@@ -219,3 +219,15 @@ async def test_what_is_printed_does_the_same(without_roles: Cluster) -> None:
 async def test_words_that_are_off(without_roles: Cluster, words: list[str], said: str) -> None:
     done = without_roles.init(*words)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+async def test_nobody_ends_another_s_lease(cluster: Cluster) -> None:
+    """To keep it alive is allowed to all: it is not the lease that says who lives."""
+    key = str(HostKey("a"))
+    async with cluster.client("a") as a, cluster.client("b") as b:
+        lease = await a.grant(30)
+        await a.write([Put(key, b"", lease)])
+        with pytest.raises(RegistryRefused):
+            await b.revoke(lease)
+        assert [entry.key for entry in (await b.list(key)).entries] == [key]
+        assert await b.keep_alive(lease) > 0
