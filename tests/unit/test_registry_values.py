@@ -148,8 +148,8 @@ def test_fields_that_an_earlier_version_did_not_write_may_be_absent() -> None:
         (CandidacyKey("a", V4), b'{"v":1,"rank":1e99}', "rank"),
         (
             DistributingKey("a", V4),
-            b'{"v":1,"term":13,"definition":{"v":1},"programmed_revision":1}',
-            "term 13: above the revision 12 of its publication",
+            b'{"v":1,"term":281474976710669,"definition":{"v":1},"programmed_revision":1}',
+            "term 281474976710669: no registry has had so many revisions",
         ),
         (HostKey("a"), b'{"v":1,"address":"127.0.0.1"}', "127.0.0.1"),
         (HostKey("a"), b'{"v":1,"address":"255.255.255.255"}', "255.255.255.255"),

@@ -41,6 +41,7 @@ def valid_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+@lru_cache(maxsize=256)
 def host_prefix(host: str) -> str:
     """Beneath it is everything that `host` says. Raises ValueError for an invalid name."""
     return f"{HOSTS}{_checked(host)}/"
@@ -90,7 +91,7 @@ class ListenerEntryKey:
 
     def __str__(self) -> str:
         return (
-            f"{host_prefix(self.host)}listeners/{self.vip}/"
+            f"{host_prefix(self.host)}listeners/{_text(self.vip)}/"
             f"{'udp' if self.protocol else 'tcp'}/{self.port}"
         )
 
@@ -202,6 +203,9 @@ def _address(text: str) -> Address:
     if "%" in text:
         raise ValueError(f"address {text!r}: a scope is not allowed")
     return ip_address(text)
+
+
+_text = lru_cache(maxsize=256)(str)  # of an address: a hundred thousand listeners have few
 
 
 def _port(text: str) -> int:

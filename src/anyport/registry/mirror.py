@@ -28,7 +28,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from anyport.errors import RegistryError
 from anyport.model import Claim, Cluster, Distributing
@@ -52,6 +52,7 @@ from anyport.registry.values import Noun, decode
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 5.0
+PIECE = 1000  # values read in one go: some 10 ms
 
 SETTLE_SECONDS = 10.0
 """What hosts have to say again what they had said in a store that is gone: time to find that out
@@ -143,7 +144,7 @@ class Mirror:
                 listing = await self._registry.list(self._prefix)
                 if self._is_of_another_store(listing):
                     listing = await self._settled()
-                self._relist(listing)
+                await self._relist(listing)
                 await self._follow()
             except RegistryError as error:
                 self._lost(error)
@@ -154,7 +155,7 @@ class Mirror:
     async def _follow(self) -> None:
         async with aclosing(self._registry.watch(self._prefix, self.cluster.revision)) as batches:
             async for batch in batches:
-                self._apply(batch.changes, batch.revision)
+                await self._apply(batch.changes, batch.revision)
                 self._pause = self._first_pause
 
     def _is_of_another_store(self, listing: Listing) -> bool:
@@ -227,7 +228,7 @@ class Mirror:
                 noun = said and Distributing(said.host, said.term, said.definition, programmed)
                 self._tables.set(key, noun, Touched())
 
-    def _relist(self, listing: Listing) -> None:
+    async def _relist(self, listing: Listing) -> None:
         if self.stale_since is not None:
             log.info("registry: %d keys listed", len(listing.entries))
         self.stale_since = None
@@ -235,17 +236,18 @@ class Mirror:
         self._store = listing.store
         changes: list[Change] = [Deleted(key) for key in self._missing(listing) - self._kept]
         changes += (e for e in listing.entries if self._entries.get(e.key) != e)
-        self._apply(changes, listing.revision)
+        await self._apply(changes, listing.revision)
 
     def _lost(self, error: RegistryError) -> None:
         if self.stale_since is None:
             self.stale_since = self._clock()
             log.warning("registry: lost, listing again: %s", error)
 
-    def _apply(self, changes: Iterable[Change], revision: int) -> None:
+    async def _apply(self, changes: Iterable[Change], revision: int) -> None:
+        words = await _read_all(changes)
         touched = Touched(first=not self.listed)
-        for change in changes:
-            self._apply_one(change, touched)
+        for word in words:
+            self._apply_one(word, touched)
         self.cluster = self._tables.cluster(revision)
         self.listed = True
         if touched:
@@ -254,33 +256,54 @@ class Mirror:
         self._advanced.set()
         self._advanced = asyncio.Event()
 
-    def _apply_one(self, change: Change, touched: Touched) -> None:
+    def _apply_one(self, word: _Word, touched: Touched) -> None:
+        change, key, noun = word.change, word.key, word.noun
         old = self._entries.pop(change.key, None)
         self._kept.discard(change.key)
-        key = parse(change.key)
         if key is None:  # a later version's, or not ours
             return
         if isinstance(change, Deleted):
             self.unreadable.discard(key)
             self._tables.set(key, None, touched)
-        elif (noun := self._read(key, change)) is not None:
+        elif noun is not None and self._tables.has_room(key):
+            self.unreadable.discard(key)
             self._entries[change.key] = change
             self._tables.set(key, noun, touched)
         else:
+            self.unreadable.add(key, word.fault or "its host says too many of these")
             self._entries[change.key] = replace(change, value=b"")  # it may be a large one
             if not _keeps_last_good(key, old, change):
                 self._tables.set(key, None, touched)
 
-    def _read(self, key: Key, entry: Entry) -> Noun | None:
-        """None if the value does not parse, or if its host says too much; it is reported then."""
-        try:
-            self._tables.check_room(key)
-            noun = decode(key, entry.value, _age(key, entry))
-        except ValueError as error:
-            self.unreadable.add(key, str(error))
-            return None
-        self.unreadable.discard(key)
-        return noun
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """A change, read: `key` None, if it is none of ours; `fault`: why there is no `noun`."""
+
+    change: Change
+    key: Key | None
+    noun: Noun | None = None
+    fault: str = ""
+
+
+async def _read_all(changes: Iterable[Change]) -> list[_Word]:
+    """In pieces, so that a lease is kept alive meanwhile: a host may say a hundred thousand."""
+    words = []
+    for change in changes:
+        words.append(_read(change))
+        if len(words) % PIECE == 0:
+            await asyncio.sleep(0)
+    return words
+
+
+def _read(change: Change) -> _Word:
+    key = parse(change.key)
+    if key is None or isinstance(change, Deleted):
+        return _Word(change, key)
+    try:
+        return _Word(change, key, decode(key, change.value, _age(key, change)))
+    except ValueError as error:
+        return _Word(change, key, fault=str(error))
 
 
 def _claim_key(claim: Claim) -> str:

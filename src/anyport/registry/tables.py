@@ -79,19 +79,17 @@ class Tables:
             MappingProxyType(self._claims.voids),
         )
 
-    def check_room(self, key: Key) -> None:
-        """Raises ValueError for one listener more than a host may say it has.
+    def has_room(self, key: Key) -> bool:
+        """False for one listener more than a host may say it has.
 
         Only for those: who owns a block or is elected must not depend on what a
         reader happened to see first.
         """
-        if not isinstance(key, ListenerEntryKey) or self._listeners_of[key.host] < (
-            self._most_listeners
-        ):
-            return
-        by_host = self._listeners.get(key.vip, {}).get((key.protocol, key.port), {})
-        if key.host not in by_host:
-            raise ValueError(f"more than {self._most_listeners} listeners of one host")
+        if not isinstance(key, ListenerEntryKey):
+            return True
+        if self._listeners_of[key.host] < self._most_listeners:
+            return True
+        return key.host in self._listeners.get(key.vip, {}).get((key.protocol, key.port), {})
 
     def set(self, key: Key, noun: Noun | None, touched: Touched) -> None:
         """`noun` is what `key` says now, None: nothing. `touched` is told if that is new."""

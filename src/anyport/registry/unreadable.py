@@ -28,6 +28,8 @@ class Unreadable:
 
     def discard(self, key: Key) -> None:
         """It can be read, or is gone."""
+        if not self._by_speaker:
+            return
         speaker = _speaker(key)
         said = self._by_speaker.get(speaker, {})
         said.pop(str(key), None)
