@@ -18,6 +18,7 @@ import pytest
 
 from anyport.cli import options
 from anyport.cli.main import main
+from anyport.cli.tables import cell
 from anyport.config import DEFAULT_PATH
 
 VIP = {
@@ -546,3 +547,7 @@ def test_doctor_works_without_capabilities_and_without_a_configuration() -> None
     assert found["capabilities"]["found"] is False
     assert found["capabilities"]["remedy"] == "run as root"
     assert "kernel BTF" in found
+
+
+def test_what_others_name_themselves_does_not_steer_the_terminal() -> None:
+    assert cell("\x1b[2Jngi\u202enx\n\u00fc") == "?[2Jngi?nx?\u00fc"
