@@ -198,6 +198,7 @@ def test_deleted(cluster: LabCluster) -> None:
 def test_the_same_port_on_two_vips(cluster: LabCluster) -> None:
     """Enumerated on one, by listener on the other: neither takes the other's (IBM PI08005)."""
     define(cluster, "add", SECOND)
+    eventually(lambda: cluster.has_on_lo("host2", SECOND), "the VIP to be on host2")
     cluster["host2"].listen(SECOND, 80, reuse_port=True)
     cluster["host3"].listen("0.0.0.0", 80)
     cluster.await_targets(80, {"host2"}, vip=SECOND)
