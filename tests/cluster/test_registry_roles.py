@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from anyport.lab import Lab
+from anyport.lab.lab import Settings
 from tests.support.certificates import Certificates
 from tests.support.lab_cluster import (
     POLL_SECONDS,
@@ -63,7 +64,7 @@ def start_etcd(lab: Lab, certificates: Certificates) -> None:
         )
 
 
-def configure(lab: Lab, certificates: Certificates, host: str) -> None:
+def configure(lab: Lab, certificates: Certificates, host: str) -> Settings:
     cert, key = certificates.issue(host, certificates.directory / "ca.pem")
     registry = {
         "endpoints": [f"https://{lab.node('lan').address}:{PORT}"],
@@ -72,13 +73,25 @@ def configure(lab: Lab, certificates: Certificates, host: str) -> None:
         "key": str(key),
         "ttl": 2,
     }
-    lab.configure(host, {"registry": registry, "blocks": {**FEW, **SHORT}})
+    settings: Settings = {"registry": registry, "blocks": {**FEW, **SHORT}}
+    lab.configure(host, settings)
+    return settings
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabCluster]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def settings(cluster: LabCluster, certificates: Certificates) -> Settings:
+    """Of host3."""
+    return configure(cluster.lab, certificates, "host3")
+
+
+@pytest.fixture(scope="module")
+def cluster(certificates: Certificates) -> Iterator[LabCluster]:
     """host1's certificate has the operator's role too."""
-    certificates = Certificates(tmp_path_factory.mktemp("certificates"))
     with Lab(f"roles{os.getpid()}") as lab:
         lab.build(hosts=3)
         start_etcd(lab, certificates)
@@ -128,6 +141,19 @@ def test_a_host_without_the_role_says_so_in_one_line(cluster: LabCluster) -> Non
         assert "its certificate has no operator role" in done.stderr
         assert done.stderr.count("\n") == 1
     assert [row["vip"] for row in cluster.noun("vips", "host2")] == [VIP]
+
+
+def test_a_daemon_speaks_for_no_other_host(cluster: LabCluster, settings: Settings) -> None:
+    cluster.lab.kill_daemon("host3")
+    state = str(cluster.lab.node("host3").directory / "other")
+    other: Settings = {"host": {"name": "host4"}, "daemon": {"state": state}}
+    cluster.lab.configure("host3", {**settings, **other})
+    done = cluster.anyport("host3", "run")
+    cluster.lab.configure("host3", settings)
+    assert (done.returncode, done.stderr.count("anyport:")) == (1, 1)
+    assert "no role lets this certificate speak for host 'host4'" in done.stderr
+    cluster.lab.start_daemon("host3")
+    cluster.await_ready()
 
 
 def test_listeners_blocks_and_a_takeover(cluster: LabCluster) -> None:

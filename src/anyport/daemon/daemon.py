@@ -27,7 +27,7 @@ from anyport.daemon.operator import Operator
 from anyport.daemon.rows import Rows
 from anyport.daemon.status import Status
 from anyport.distributor.distributor import Distributor
-from anyport.errors import AnyportError, RegistryError, single_cause
+from anyport.errors import AnyportError, RegistryError, RegistryRefused, single_cause
 from anyport.kernel import inner_maps
 from anyport.kernel.features import cgroup2_mount, require_kernel
 from anyport.kernel.listen import ListenKernel
@@ -126,7 +126,7 @@ class Daemon:
         """Until `stop`, or until a part fails: then raises what it raised."""
         config = self._config
         server_socket = state.listen_unix(Path(config.daemon.socket))
-        await self._membership.join(self._describe)
+        await self._join()
         self._mirror.on_replaced = self._membership.lost
         self._spawn(self._membership.run())
         set_sysctls(config.host.interface, state.sysctls(config))
@@ -181,6 +181,15 @@ class Daemon:
             listen.close()
             packets.close()
             tunnels.close()
+
+    async def _join(self) -> None:
+        try:
+            await self._membership.join(self._describe)
+        except RegistryRefused as error:
+            raise AnyportError(
+                f"{error}: no role lets this certificate speak for host "
+                f"{self._config.host.name!r}; see `anyport registry init`"
+            ) from None
 
     def close(self) -> None:
         """Ends what is no task."""
