@@ -50,7 +50,8 @@ class World:
         self.set(ClaimKey("b", VIP, 40000), Claim(PortBlock(VIP, 40000, 40063), "b", 5))
         self.cluster = self.tables.cluster(9)
         distributor = SimpleNamespace(offices={}, live_connections=tuple, slot=lambda name: None)
-        self.rows = Rows(self.cluster, NOBODY, cast(Any, distributor))
+        agent = SimpleNamespace(host="c", hosted={})
+        self.rows = Rows(self.cluster, cast(Any, agent), cast(Any, distributor))
 
     def listen(self, vip: Any, port: int, host: str, protocol: Protocol = Protocol.TCP) -> None:
         listener = Listener(vip, protocol, port, host, process="π")

@@ -26,14 +26,18 @@ def present_distributors(cluster: Cluster, vips: Iterable[Address]) -> list[Dist
     return [d for vip in vips if (d := present_distributor(cluster, vip)) is not None]
 
 
-def in_force(cluster: Cluster) -> list[tuple[Address, Definition]]:
-    """What the distributors published; the operator's wish where none has yet."""
-    return [
-        (vip, d.definition if (d := present_distributor(cluster, vip)) else wish)
-        for vip, wish in sorted(
-            cluster.definitions.items(), key=lambda item: (item[0].version, item[0].packed)
-        )
-    ]
+def in_force(
+    cluster: Cluster, held: Mapping[Address, Definition] | None = None
+) -> list[tuple[Address, Definition]]:
+    """What the distributors published; the operator's wish where none has yet.
+
+    `held`: those that hold on this host. They are in force even if their
+    wishes went with a store that was emptied.
+    """
+    holding = {**(held or {}), **cluster.definitions}
+    for published in present_distributors(cluster, tuple(holding)):
+        holding[published.definition.vip] = published.definition
+    return sorted(holding.items(), key=lambda item: (item[0].version, item[0].packed))
 
 
 def effective(

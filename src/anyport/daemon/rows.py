@@ -130,7 +130,7 @@ class Rows:
         counted = self._connection_counts()
         snapshots = [
             self._port_table(vip, definition, counted)
-            for vip, definition in in_force(self._cluster)
+            for vip, definition in in_force(self._cluster, self._agent.hosted)
             if only in (None, vip)
         ]
         return chain.from_iterable(table.rows() for table in snapshots)
