@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from anyport.lab import Lab
 from anyport.lab.lab import Settings
 from tests.support.certificates import Certificates
 from tests.support.lab_cluster import (
+    LAB_REGISTRY,
     POLL_SECONDS,
     VIP,
     LabCluster,
@@ -134,7 +137,7 @@ def test_a_host_without_the_role_says_so_in_one_line(cluster: LabCluster) -> Non
     for words in (
         ["vip", "add", "10.77.0.81"],
         ["vip", "set", VIP, "--ports", "80"],
-        ["vip", "delete", VIP],
+        ["vip", "delete", VIP, "--yes"],
     ):
         done = cluster.anyport("host2", *words)
         assert done.returncode == 1
@@ -180,3 +183,54 @@ def test_listeners_blocks_and_a_takeover(cluster: LabCluster) -> None:
     assert all(cluster.client.fetch(VIP, made.port, 1) == [first] for made in opened)
     for host in HOSTS:
         assert "permission denied" not in cluster.log(host)
+
+
+@contextlib.contextmanager
+def kept_alive(
+    cluster: LabCluster, certificates: Certificates, host: str, owner: str
+) -> Iterator[None]:
+    """The owner's lease, by `host`: etcd lets every user do that."""
+    saved = cluster.lab.node(owner).directory / "state" / "membership.json"
+    lease = str(json.loads(saved.read_text())["lease"])
+    files = (certificates.directory / n for n in ("ca.pem", f"{host}.pem", f"{host}.key"))
+    where = ",".join([f"https://{cluster.address('lan')}:{PORT}", *map(str, files)])
+    words = [sys.executable, LAB_REGISTRY, where, "keep", lease]
+    with cluster.lab.popen(host, words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "kept\n"
+            yield
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def test_a_dead_host_is_gone_whoever_keeps_its_lease_alive(
+    cluster: LabCluster, certificates: Certificates
+) -> None:
+    """And back once its daemon is."""
+    old = cluster.distributor()
+    hostile, witness = (host for host in HOSTS if host != old)
+
+    def told() -> set[str]:
+        rows = cluster.noun("ports", witness)
+        return {t["host"] for row in rows if row["port"] == 81 for t in row["targets"]}
+
+    for host in (old, witness):
+        cluster[host].listen(VIP, 81)
+    eventually(lambda: told() == {old, witness}, "both listeners to be told")
+    with kept_alive(cluster, certificates, hostile, old):
+        cluster.lab.kill_daemon(old)
+        eventually(lambda: told() == {witness}, "its listener to be gone")
+        eventually(
+            lambda: cluster.lab.client(witness).vip(VIP)["distributor"] in (hostile, witness),
+            "another distributor",
+        )
+        assert set(cluster.client.fetch(VIP, 81, 20)) == {witness}
+        problems = cluster.noun("status", witness)["problems"]
+        assert any(old in p and "heartbeat stands still" in p for p in problems)
+        eventually(lambda: not firsts(cluster, witness, old), "its blocks to be void")
+        cluster.lab.start_daemon(old)
+        eventually(lambda: told() == {old, witness}, "it to be back")
+    assert set(cluster.client.fetch(VIP, 81, 40)) == {old, witness}
+    eventually(lambda: not cluster.noun("status", witness)["problems"], "all to be well")

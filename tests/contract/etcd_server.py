@@ -20,7 +20,9 @@ from typing import Any
 class EtcdServer:
     """Debian's etcd on free loopback ports, which it keeps over restarts, in `directory`."""
 
-    def __init__(self, directory: Path, tls: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, tls: Sequence[str] = (), options: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.port, peer_port = free_ports(2)
         self.endpoint = f"127.0.0.1:{self.port}"
@@ -38,6 +40,7 @@ class EtcdServer:
             "--heartbeat-interval=10",
             "--election-timeout=50",
             *tls,
+            *options,
         ]
 
     def start(self) -> None:

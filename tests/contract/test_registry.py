@@ -299,3 +299,19 @@ async def test_a_write_under_a_lease_that_is_gone_leaves_nothing(registry: Regis
         await registry.write([Put("/a/1", b""), Put("/a/2", b"", lease)])
     assert (await registry.list("/a/")).entries == ()
     assert await registry.keep_alive(lease) == 0
+
+
+async def test_a_thread_writes(registry: Registry, watch: Watch) -> None:
+    lease = await registry.grant(60)
+    watching = watch("/a/", (await registry.list("/a/")).revision)
+    renewer = registry.renewer()
+    for _ in range(2):  # the same again is a change, too
+        renewer.put(Put("/a/1", b"one", lease), 5)
+        batch = await watching.next()
+        [change] = batch.changes
+        assert isinstance(change, Entry)
+        assert (change.value, change.mod_revision, change.lease) == (b"one", batch.revision, lease)
+    await registry.revoke(lease)
+    with pytest.raises(LeaseGone):
+        renewer.put(Put("/a/1", b"one", lease), 5)
+    renewer.close()

@@ -23,6 +23,7 @@ from anyport.registry.keys import (
     ClaimKey,
     DefinitionKey,
     DistributingKey,
+    HeartbeatKey,
     HostKey,
     Key,
     ListenerEntryKey,
@@ -113,6 +114,7 @@ def said_by(host: str) -> list[Key]:
     """One of each kind that a daemon writes."""
     return [
         HostKey(host),
+        HeartbeatKey(host),
         ListenerEntryKey(host, VIP, Protocol.TCP, 80),
         ClaimKey(host, VIP, 40000),
         CandidacyKey(host, VIP),

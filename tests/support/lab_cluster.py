@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 20.0
 POLL_SECONDS = 0.02
 
 _PROGRAM = str(Path(__file__).with_name("lab_program.py"))
-_REGISTRY = str(Path(__file__).with_name("lab_registry.py"))
+LAB_REGISTRY = str(Path(__file__).with_name("lab_registry.py"))
 
 VIP = "10.77.0.80"
 
@@ -360,7 +360,7 @@ class LabCluster:
 
     def write(self, verb: str, key: str, value: str = "") -> None:
         """`put` or `delete`, straight in the registry."""
-        self.run("lan", sys.executable, _REGISTRY, *self.endpoints, verb, key, value)
+        self.run("lan", sys.executable, LAB_REGISTRY, *self.endpoints, verb, key, value)
 
     def leave(self, host: str) -> None:
         """Its daemon stops, and its lease ends."""
@@ -369,7 +369,7 @@ class LabCluster:
         self.run(
             "lan",
             sys.executable,
-            _REGISTRY,
+            LAB_REGISTRY,
             *self.endpoints,
             "revoke",
             str(json.loads(saved.read_text())["lease"]),
@@ -392,7 +392,7 @@ class LabCluster:
     @contextmanager
     def watched(self, prefix: str) -> Iterator[Watch]:
         """All changes of the registry beneath `prefix` from now on."""
-        words = [sys.executable, _REGISTRY, *self.endpoints, "watch", prefix]
+        words = [sys.executable, LAB_REGISTRY, *self.endpoints, "watch", prefix]
         with self.lab.popen("lan", words, stdout=subprocess.PIPE, text=True) as process:
             try:
                 watch = Watch(process)

@@ -14,6 +14,7 @@ from anyport.registry.keys import (
     DefinitionKey,
     DistributingKey,
     DrainKey,
+    HeartbeatKey,
     HostKey,
     Key,
     ListenerEntryKey,
@@ -34,6 +35,7 @@ V6 = ip_address("2001:db8::1")
         (DefinitionKey(V6), "/anyport/v1/vips/2001:db8::1"),
         (DrainKey("a.b-c_d"), "/anyport/v1/drains/a.b-c_d"),
         (HostKey("a"), "/anyport/v1/hosts/a/self"),
+        (HeartbeatKey("a"), "/anyport/v1/hosts/a/heartbeat"),
         (RemainingKey("a"), "/anyport/v1/hosts/a/remaining"),
         (
             ListenerEntryKey("a", V4, Protocol.TCP, 80),

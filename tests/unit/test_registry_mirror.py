@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyport.decide.blocks import owners
+from anyport.errors import Conflict
 from anyport.model import (
     Candidacy,
     Claim,
@@ -21,6 +22,7 @@ from anyport.model import (
     Definition,
     Distributing,
     Drain,
+    Heartbeat,
     Host,
     HostState,
     Listener,
@@ -29,13 +31,15 @@ from anyport.model import (
     Remaining,
     Void,
 )
-from anyport.registry.base import Delete, Entry, Put, Write
+from anyport.registry.base import Delete, Entry, Put, Unchanged, Write
+from anyport.registry.heartbeats import SILENT_TTLS
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
     DefinitionKey,
     DistributingKey,
     DrainKey,
+    HeartbeatKey,
     HostKey,
     Key,
     ListenerEntryKey,
@@ -61,7 +65,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.registry = MemoryRegistry(self.store)
-        self.mirror = Mirror(self.registry, first_pause=0.0, settle=0.0)
+        self.mirror = Mirror(self.registry, first_pause=0.0, settle=0.0, reader="me")
 
     async def put(self, *pairs: tuple[Key, Noun]) -> None:
         await self.raw(*(Put(str(key), encode(noun)) for key, noun in pairs))
@@ -716,5 +720,110 @@ def test_a_host_may_not_say_more_than_so_many_listeners() -> None:
             await world.raw(Delete(str(listener(port=80)[0])))
             await world.put(listener(port=83))
             assert {port for _, port in world.mirror.cluster.listeners[VIP]} == {80, 81, 83}
+
+    in_world(scenario)
+
+
+# ---- hosts whose leases others keep alive ----
+
+
+def under(lease: int, *pairs: tuple[Key, Noun]) -> list[Put]:
+    return [Put(str(key), encode(noun), lease) for key, noun in pairs]
+
+
+def heartbeat(host: str) -> tuple[Key, Noun]:
+    return HeartbeatKey(host), Heartbeat(host, 5)
+
+
+async def a_dead_host(world: World) -> int:
+    """`a`, which had all that a host may have, and whose lease somebody keeps alive; the lease."""
+    lease = await world.registry.grant(5)
+    leased = [
+        HOST,
+        heartbeat("a"),
+        listener(),
+        (CandidacyKey("a", VIP), Candidacy(VIP, "a", 1, 0)),
+        (DistributingKey("a", VIP), Distributing("a", 7, Definition(VIP), 2)),
+        (RemainingKey("a"), Remaining("a", 3)),
+    ]
+    await world.raw(*under(lease, *leased))
+    await world.put(claim(), listener("b"), heartbeat("b"), (DrainKey("a"), Drain("a", 1.0)))
+    await world.put(heartbeat("me"))
+    for _ in range(SILENT_TTLS):
+        await world.put(heartbeat("b"))
+        await world.put(heartbeat("me"))
+    return lease
+
+
+def test_of_a_host_whose_heartbeat_stands_still_nothing_is_shown_that_goes_with_its_lease() -> None:
+    async def scenario(world: World) -> None:
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        lease = await a_dead_host(world)
+        assert world.mirror.silent == {"a"}
+        cluster = world.mirror.cluster
+        assert not cluster.hosts
+        assert not cluster.candidacies
+        assert not cluster.distributing
+        assert not cluster.remaining
+        assert cluster.listeners == {VIP: {HTTP: {"b": listener("b")[1]}}}
+        assert [c.host for c in cluster.claims.values()] == ["a"]
+        assert list(cluster.drains) == ["a"]
+        touched = await subscription.changed()
+        assert touched.hosts == {"a"}
+        assert (VIP, HTTP) in touched.ports
+        assert touched.candidacies == touched.distributing == {VIP}
+        # What comes beneath its prefix without a heartbeat does not show either.
+        await world.raw(*under(lease, listener(port=81)))
+        assert cluster.listeners == {VIP: {HTTP: {"b": listener("b")[1]}}}
+
+    in_world(scenario)
+
+
+def test_it_is_back_with_its_heartbeat() -> None:
+    async def scenario(world: World) -> None:
+        lease = await a_dead_host(world)
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        await world.raw(*under(lease, heartbeat("a"), listener(port=81)))
+        cluster = world.mirror.cluster
+        assert not world.mirror.silent
+        assert [host.state for host in cluster.hosts.values()] == [HostState.DRAINING]
+        assert {port: set(hosts) for port, hosts in cluster.listeners[VIP].items()} == {
+            HTTP: {"a", "b"},
+            (Protocol.TCP, 81): {"a"},
+        }
+        assert list(cluster.distributing) == [(VIP, "a")]
+        assert (await subscription.changed()).hosts == {"a"}
+
+    in_world(scenario)
+
+
+def test_what_stands_for_its_absence() -> None:
+    async def scenario(world: World) -> None:
+        assert world.mirror.absence("a") == Unchanged(str(HostKey("a")), 0)
+        lease = await a_dead_host(world)
+        absence = world.mirror.absence("a")
+        await world.registry.write([Put("/other", b"")], [absence])
+        await world.raw(*under(lease, heartbeat("a")))
+        with pytest.raises(Conflict):
+            await world.registry.write([Put("/other", b"")], [absence])
+
+    in_world(scenario)
+
+
+def test_after_a_loss_of_the_registry_the_count_of_those_that_live_begins_anew() -> None:
+    async def scenario(world: World) -> None:
+        await world.put(heartbeat("a"), HOST, heartbeat("me"))
+        for _ in range(SILENT_TTLS - 1):
+            await world.put(heartbeat("me"))
+        world.store.lose()
+        for host in ("me", "me", "me", "a"):
+            world.store.apply(under(0, heartbeat(host)))
+        world.store.compact()
+        world.store.recover()
+        await world.put(heartbeat("me"))
+        assert not world.mirror.silent
+        assert list(world.mirror.cluster.hosts) == ["a"]
 
     in_world(scenario)

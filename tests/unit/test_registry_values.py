@@ -16,6 +16,7 @@ from anyport.model import (
     Definition,
     Distributing,
     Drain,
+    Heartbeat,
     Host,
     HostState,
     Listener,
@@ -34,6 +35,7 @@ from anyport.registry.keys import (
     DefinitionKey,
     DistributingKey,
     DrainKey,
+    HeartbeatKey,
     HostKey,
     Key,
     ListenerEntryKey,
@@ -106,6 +108,7 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
         b'"programmed_revision":99,"refused":[5,7]}',
     ),
     (DrainKey("a"), Drain("a", 1.5, 12), b'{"v":1,"since":1.5}'),
+    (HeartbeatKey("a"), Heartbeat("a", 5), b'{"v":1,"ttl":5}'),
     (RemainingKey("a"), Remaining("a", 3), b'{"v":1,"connections":3}'),
     (VoidKey("b", V4, 12), Void(V4, 12, "b"), b'{"v":1}'),
 ]

@@ -112,7 +112,7 @@ class Daemon:
         self._interface = interface
         self._registry = registry
         self._publisher = Publisher(registry)
-        self._mirror = Mirror(registry)
+        self._mirror = Mirror(registry, reader=config.host.name)
         self._tasks: list[asyncio.Task[Any]] = []
         self._membership = Membership(
             registry,

@@ -120,6 +120,11 @@ class Status:
                 f"registry: no answer for {self._stale_seconds():.0f} s, "
                 f"since {self._stale_since()}; packets go on from the last known state"
             )
+        problems += [
+            f"host {host}: its heartbeat stands still, though its lease is kept alive; "
+            "taken for gone"
+            for host in sorted(self._mirror.silent)
+        ]
         if self._mirror.settling:
             problems.append(
                 "registry: another store than before; what is in force stays, "

@@ -3,7 +3,7 @@
 
 from anyport.model.cluster import Candidacy, Cluster, Distributing
 from anyport.model.definition import ANY, Definition, Method, Ports, PortSet
-from anyport.model.host import Drain, Host, HostState, PathWish, Remaining
+from anyport.model.host import Drain, Heartbeat, Host, HostState, PathWish, Remaining
 from anyport.model.listener import Listener, ListenerKey, Notification, Socket
 from anyport.model.port_block import Claim, PortBlock, Void
 from anyport.model.protocol import Protocol
@@ -18,6 +18,7 @@ __all__ = [
     "Distributed",
     "Distributing",
     "Drain",
+    "Heartbeat",
     "Host",
     "HostState",
     "Listener",

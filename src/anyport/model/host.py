@@ -33,6 +33,14 @@ class Remaining:
     connections: int
 
 
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A host's word that it lives, said again every `ttl` seconds, its lease's."""
+
+    host: str
+    ttl: int
+
+
 class PathWish(enum.Enum):
     """By which path a host wants its packets; AUTO: by what the route to it says."""
 
@@ -49,7 +57,7 @@ class Host:
     `mac`: of its LAN interface, 6 bytes; empty if not told.
     `state` DRAINING: new connections go elsewhere; the operator said so (Drain).
     `since`: Unix time (s) at which its daemon joined. `instance` tells two
-    daemons of one name apart. That it lives, its lease says.
+    daemons of one name apart. That it lives, its lease and its heartbeat say.
     """
 
     name: str

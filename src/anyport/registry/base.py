@@ -81,12 +81,21 @@ class Unchanged:
 
 
 class Renewer(Protocol):
-    """Renews leases from a thread, by connections of its own; for one thread, but for `close`."""
+    """Renews leases, and says so, from a thread, by connections of its own.
+
+    For one thread, but for `close`.
+    """
 
     def keep_alive(self, lease: int, timeout: float) -> int:
         """Seconds the lease now has; 0 if it is gone. Waits up to `timeout` seconds.
 
         Raises RegistryUnavailable; the next call may do better.
+        """
+
+    def put(self, put: Put, timeout: float) -> None:
+        """One write. Waits up to `timeout` seconds.
+
+        Raises LeaseGone, RegistryUnavailable, or another RegistryError.
         """
 
     def close(self) -> None:

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a lease alive from a thread of its own.
+"""Keeps a lease alive from a thread of its own, and says so beneath the host's own prefix.
 
 What holds the event loop up for seconds (65,535 ports to program, a busy
 machine) costs no lease so, and with the lease everything this host says. Only
 a call that holds Python's global lock all that time could.
 
+Others may keep a lease alive too, of a host that died, say: etcd asks nobody
+who he is for that. The heartbeat only its host may write, so it is the one that
+readers believe (registry.heartbeats). From this thread, too: what the lease
+outlives, it must.
+
 But a thread alone would keep a daemon in the cluster whose loop never comes
 back: it would distribute by a table that nobody keeps up to date, while no
 other host may take over. So the loop has to `beat`, and the lease is left to
-run out when it has not for LOOP_TTLS times the TTL.
+run out when it has not for LOOP_TTLS times the TTL; so is the heartbeat.
 """
 
 from __future__ import annotations
@@ -17,9 +22,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from anyport.errors import RegistryError
-from anyport.registry.base import Renewer
+from anyport.registry.base import Put, Renewer
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +41,27 @@ _RETRIES = 16
 
 
 class KeepAlive:
-    """Renews the lease given by `hold` until `close`.
+    """Renews the lease given by `hold` until `close`, and writes `heartbeat` under it every `ttl`.
 
     `ttl`: seconds. `on_lost` is called by the thread, once for each lease that
     the registry says is gone.
     """
 
-    def __init__(self, renewer: Renewer, ttl: int, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, renewer: Renewer, ttl: int, heartbeat: Put, on_lost: Callable[[], None]
+    ) -> None:
         self._renewer = renewer
         self._ttl = ttl
+        self._heartbeat = heartbeat
+        self._due = 0.0
         self._on_lost = on_lost
         self._lease = 0
         self._beaten = now()
         self._standing = False
         self._ended = threading.Event()
         self.contact = 0.0
-        """CLOCK_BOOTTIME (s) when the last renewal that succeeded was asked for."""
+        """CLOCK_BOOTTIME (s) when the last heartbeat that was written was begun: nobody has counted
+        for longer than since then that this host is away."""
         # A daemon thread: what fails on the way to `close` must still end the process.
         self._thread = threading.Thread(target=self._run, name="keep-alive", daemon=True)
         self._thread.start()
@@ -58,6 +69,7 @@ class KeepAlive:
     def hold(self, lease: int, contact: float) -> None:
         """`contact`: when it was granted or resumed, as `now` said before the question."""
         self.contact = contact
+        self._due = 0.0
         self.beat()
         self._lease = lease
 
@@ -74,22 +86,36 @@ class KeepAlive:
     def _run(self) -> None:
         pause = self._ttl / _RENEWALS
         while not self._ended.wait(pause):
-            answered = self._renew() if self._lease and self._loop_runs() else True
+            answered = True
+            if self._lease and self._loop_runs():
+                answered = self._renew() and self._say()
             pause = self._ttl / (_RENEWALS if answered else _RETRIES)
 
     def _renew(self) -> bool:
         """Whether the registry answered."""
-        asked, lease = now(), self._lease
+        lease = self._lease
         try:
             left = self._renewer.keep_alive(lease, self._ttl / 2)
         except RegistryError as error:
             log.debug("registry: lease not renewed: %s", error)
             return False
-        if left > 0:
-            self.contact = asked
-        elif lease == self._lease:  # not replaced meanwhile
+        if left <= 0 and lease == self._lease:  # not replaced meanwhile
             self._lease = 0
             self._on_lost()
+        return True
+
+    def _say(self) -> bool:
+        """The heartbeat, if it is due; whether the registry has it."""
+        asked, lease = now(), self._lease
+        if not lease or asked < self._due:
+            return True
+        try:
+            self._renewer.put(replace(self._heartbeat, lease=lease), self._ttl / 4)
+        except RegistryError as error:
+            log.debug("registry: heartbeat not written: %s", error)
+            return False
+        self.contact = asked
+        self._due = asked + self._ttl * (1 - 0.5 / _RENEWALS)  # with the renewal next to it
         return True
 
     def _loop_runs(self) -> bool:

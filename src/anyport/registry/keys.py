@@ -4,6 +4,7 @@
     /anyport/v1/vips/<vip>                                  DefinitionKey
     /anyport/v1/drains/<h>                                  DrainKey
     /anyport/v1/hosts/<h>/self                              HostKey
+    /anyport/v1/hosts/<h>/heartbeat                         HeartbeatKey
     /anyport/v1/hosts/<h>/listeners/<vip>/<proto>/<port>    ListenerEntryKey
     /anyport/v1/hosts/<h>/blocks/<vip>/<first>              ClaimKey
     /anyport/v1/hosts/<h>/candidates/<vip>                  CandidacyKey
@@ -83,6 +84,14 @@ class HostKey:
 
 
 @dataclass(frozen=True, slots=True)
+class HeartbeatKey:
+    host: str
+
+    def __str__(self) -> str:
+        return f"{host_prefix(self.host)}heartbeat"
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerEntryKey:
     host: str
     vip: Address
@@ -150,6 +159,7 @@ Key = (
     DefinitionKey
     | DrainKey
     | HostKey
+    | HeartbeatKey
     | ListenerEntryKey
     | ClaimKey
     | CandidacyKey
@@ -184,6 +194,8 @@ def _parse(text: str) -> Key | None:
             return ListenerEntryKey(host, _address(vip), Protocol.parse(protocol), _port(port))
         case [host, "self"]:
             return HostKey(host)
+        case [host, "heartbeat"]:
+            return HeartbeatKey(host)
         case [host, "blocks", vip, first]:
             return ClaimKey(host, _address(vip), _port(first))
         case [host, "candidates", vip]:

@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from anyport.errors import AnyportError, Conflict, RegistryError
-from anyport.model import Cluster, Host
+from anyport.model import Cluster, Heartbeat, Host
 from anyport.registry import values
 from anyport.registry.base import Put, Registry, Unchanged
 from anyport.registry.keep_alive import KeepAlive, now
-from anyport.registry.keys import HostKey, host_prefix
+from anyport.registry.keys import HeartbeatKey, HostKey, host_prefix
 from anyport.registry.publisher import Publisher
 
 _MACHINE_ID = Path("/etc/machine-id")
@@ -61,7 +61,7 @@ class Membership:
 
     @property
     def contact(self) -> float:
-        """CLOCK_BOOTTIME (s) when the last renewal that succeeded was asked for; 0: none yet."""
+        """CLOCK_BOOTTIME (s) when the last heartbeat that was written was begun; 0: none yet."""
         return self._keep_alive.contact if self._keep_alive is not None else 0.0
 
     def is_seen_in(self, cluster: Cluster) -> bool:
@@ -94,17 +94,26 @@ class Membership:
         held = entry.mod_revision if entry is not None else 0
         self._me = describe(self.instance)
         value = values.encode(self._me)
+        heartbeat = Put(
+            str(HeartbeatKey(self._host)), values.encode(Heartbeat(self._host, self._ttl))
+        )
+        said = [Put(own, value, self.lease), replace(heartbeat, lease=self.lease)]
         try:
-            await self._registry.write([Put(own, value, self.lease)], [Unchanged(own, held)])
+            await self._registry.write(said, [Unchanged(own, held)])
         except Conflict:
             raise AnyportError(
                 f"host name {self._host!r} was taken by another daemon just now: "
                 "give each host a host.name of its own"
             ) from None
         self._publisher.set(own, value)
-        ours = {e.key: e.value for e in surviving.entries if e.lease == self.lease}
+        ours = {
+            e.key: e.value
+            for e in surviving.entries
+            if e.lease == self.lease and e.key != heartbeat.key  # no wish of the publisher's
+        }
         self._publisher.lease_renewed(self.lease, ours)
-        self._keep_alive = KeepAlive(self._registry.renewer(), self._ttl, self._teller())
+        renewer = self._registry.renewer()
+        self._keep_alive = KeepAlive(renewer, self._ttl, heartbeat, self._teller())
         self._keep_alive.hold(self.lease, contact)
 
     async def run(self) -> None:

@@ -87,6 +87,11 @@ class MemoryRenewer:
         self._store.check_reach()
         return self._store.keep_alive(lease)
 
+    def put(self, put: Put, timeout: float) -> None:
+        self._store.check_reach()
+        self._store.check_transaction([put], ())
+        self._store.apply([put])
+
     def close(self) -> None:
         pass
 

@@ -18,6 +18,9 @@ nothing of what is in force. Its hosts say again what they have: until they
 have, the mirror shows what it showed. The operator's definitions nobody says
 again but the operator, so those that are missing stay, and who distributes
 them; `emptied` tells of it.
+
+Of a host whose heartbeat stands still nothing is shown that goes with its
+lease, whoever keeps that alive (registry.heartbeats).
 """
 
 from __future__ import annotations
@@ -28,37 +31,43 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from anyport.errors import RegistryError
-from anyport.model import Claim, Cluster, Distributing
-from anyport.registry.base import Change, Deleted, Entry, Listing, Registry
+from anyport.model import Claim, Cluster, Distributing, Heartbeat
+from anyport.registry.base import Change, Deleted, Entry, Listing, Registry, Unchanged
+from anyport.registry.heartbeats import Heartbeats
 from anyport.registry.keys import (
     PREFIX,
     CandidacyKey,
     ClaimKey,
     DefinitionKey,
     DistributingKey,
+    DrainKey,
+    HeartbeatKey,
     HostKey,
     Key,
     VoidKey,
+    host_prefix,
     parse,
 )
 from anyport.registry.tables import MOST_LISTENERS, Tables
 from anyport.registry.touched import Subscription, Touched
 from anyport.registry.unreadable import Unreadable
-from anyport.registry.values import Noun, decode
+from anyport.registry.words import Word, read, read_all
 
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 5.0
-PIECE = 1000  # values read in one go: some 10 ms
 
 SETTLE_SECONDS = 10.0
 """What hosts have to say again what they had said in a store that is gone: time to find that out
 (a connection attempt a second), and to write 65,535 listeners."""
 
 _LOOK_SECONDS = 0.5
+
+_STILL = "its heartbeat stands still, though its lease is kept alive: taken for gone"
+_BACK = "its heartbeat is back, or its lease is gone"
 
 
 class Mirror:
@@ -68,6 +77,8 @@ class Mirror:
     further one up to LONGEST_PAUSE. `settle`: seconds that a store which took
     the place of another has, to be what that one was. `clock`: seconds, for
     `stale_since`. `most_listeners`: of one host; more are skipped and reported.
+    `reader`: the host whose heartbeats the others' are counted in; without one,
+    leases alone say who is there.
     """
 
     def __init__(
@@ -79,6 +90,7 @@ class Mirror:
         settle: float = SETTLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         most_listeners: int = MOST_LISTENERS,
+        reader: str = "",
     ) -> None:
         self._registry = registry
         self._prefix = prefix
@@ -90,6 +102,7 @@ class Mirror:
         self._entries: dict[str, Entry] = {}
         self.unreadable = Unreadable()
         self._tables = Tables(most_listeners)
+        self._heartbeats = Heartbeats(reader)
         self._subscriptions: list[Subscription] = []
         self._advanced = asyncio.Event()  # set once, at the next advance
         self.cluster: Cluster = self._tables.cluster(0)
@@ -107,6 +120,18 @@ class Mirror:
     def emptied(self) -> bool:
         """Whether definitions are in force that went with their store, not deleted by anybody."""
         return any(isinstance(parse(key), DefinitionKey) for key in self._kept)
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Hosts that are taken for gone although their leases live."""
+        return self._heartbeats.silent
+
+    def absence(self, host: str) -> Unchanged:
+        """What holds in the registry as long as a host that is not shown stays away."""
+        heartbeat = self._entries.get(str(HeartbeatKey(host)))
+        if host in self.silent and heartbeat is not None:
+            return Unchanged(heartbeat.key, heartbeat.mod_revision)
+        return Unchanged(str(HostKey(host)), 0)
 
     @property
     def connected(self) -> bool:
@@ -244,10 +269,11 @@ class Mirror:
             log.warning("registry: lost, listing again: %s", error)
 
     async def _apply(self, changes: Iterable[Change], revision: int) -> None:
-        words = await _read_all(changes)
+        words = await read_all(changes)
         touched = Touched(first=not self.listed)
         for word in words:
             self._apply_one(word, touched)
+        self._hear(words, touched)
         self.cluster = self._tables.cluster(revision)
         self.listed = True
         if touched:
@@ -256,7 +282,30 @@ class Mirror:
         self._advanced.set()
         self._advanced = asyncio.Event()
 
-    def _apply_one(self, word: _Word, touched: Touched) -> None:
+    def _hear(self, words: Iterable[Word], touched: Touched) -> None:
+        beats = {
+            word.key.host: word.noun if isinstance(word.noun, Heartbeat) else None
+            for word in words
+            if isinstance(word.key, HeartbeatKey)
+        }
+        if not beats:
+            return
+        before = self.silent
+        self._heartbeats.hear(beats)
+        for host in before ^ self.silent:
+            log.warning("host %s: %s", host, _STILL if host in self.silent else _BACK)
+            self._show(host, touched)
+
+    def _show(self, host: str, touched: Touched) -> None:
+        """All that goes with the host's lease, or nothing of it."""
+        prefix = host_prefix(host)
+        for entry in [e for k, e in self._entries.items() if e.lease and k.startswith(prefix)]:
+            word = read(entry)
+            noun = None if host in self.silent else word.noun
+            if word.key is not None and self._tables.has_room(word.key):
+                self._tables.set(word.key, noun, touched)
+
+    def _apply_one(self, word: Word, touched: Touched) -> None:
         change, key, noun = word.change, word.key, word.noun
         old = self._entries.pop(change.key, None)
         self._kept.discard(change.key)
@@ -268,7 +317,8 @@ class Mirror:
         elif noun is not None and self._tables.has_room(key):
             self.unreadable.discard(key)
             self._entries[change.key] = change
-            self._tables.set(key, noun, touched)
+            if not (change.lease and _speaker(key) in self.silent):
+                self._tables.set(key, noun, touched)
         else:
             self.unreadable.add(key, word.fault or "its host says too many of these")
             self._entries[change.key] = replace(change, value=b"")  # it may be a large one
@@ -276,43 +326,13 @@ class Mirror:
                 self._tables.set(key, None, touched)
 
 
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """A change, read: `key` None, if it is none of ours; `fault`: why there is no `noun`."""
-
-    change: Change
-    key: Key | None
-    noun: Noun | None = None
-    fault: str = ""
-
-
-async def _read_all(changes: Iterable[Change]) -> list[_Word]:
-    """In pieces, so that a lease is kept alive meanwhile: a host may say a hundred thousand."""
-    words = []
-    for change in changes:
-        words.append(_read(change))
-        if len(words) % PIECE == 0:
-            await asyncio.sleep(0)
-    return words
-
-
-def _read(change: Change) -> _Word:
-    key = parse(change.key)
-    if key is None or isinstance(change, Deleted):
-        return _Word(change, key)
-    try:
-        return _Word(change, key, decode(key, change.value, _age(key, change)))
-    except ValueError as error:
-        return _Word(change, key, fault=str(error))
-
-
 def _claim_key(claim: Claim) -> str:
     return str(ClaimKey(claim.host, claim.block.vip, claim.block.first))
 
 
-def _age(key: Key, entry: Entry) -> int:
-    """See model.Claim: a claim is as old as its last word."""
-    return entry.mod_revision if isinstance(key, ClaimKey) else entry.create_revision
+def _speaker(key: Key) -> str:
+    """Empty: the operator."""
+    return "" if isinstance(key, DefinitionKey | DrainKey) else key.host
 
 
 def _keeps_last_good(key: Key, old: Entry | None, new: Entry) -> bool:

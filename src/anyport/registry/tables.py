@@ -15,6 +15,7 @@ from anyport.model import (
     Definition,
     Distributing,
     Drain,
+    Heartbeat,
     Host,
     HostState,
     Listener,
@@ -30,6 +31,7 @@ from anyport.registry.keys import (
     DefinitionKey,
     DistributingKey,
     DrainKey,
+    HeartbeatKey,
     HostKey,
     Key,
     ListenerEntryKey,
@@ -104,6 +106,8 @@ class Tables:
                 self._show_host(host, touched)
             case RemainingKey(host), Remaining() | None:
                 _set(self._remaining, host, noun)  # nobody acts on it: it is looked up
+            case HeartbeatKey(), Heartbeat() | None:
+                pass  # registry.heartbeats counts them
             case DefinitionKey(vip), Definition() | None:
                 if _set(self._definitions, vip, noun):
                     touched.definitions.add(vip)

@@ -22,6 +22,7 @@ from anyport.model import (
     Definition,
     Distributing,
     Drain,
+    Heartbeat,
     Host,
     HostState,
     Listener,
@@ -45,6 +46,7 @@ from anyport.registry.keys import (
     DefinitionKey,
     DistributingKey,
     DrainKey,
+    HeartbeatKey,
     HostKey,
     Key,
     ListenerEntryKey,
@@ -57,7 +59,18 @@ VERSION = 1
 MAX_SIZE = 65536
 """Bytes of one value; longer ones are refused both ways (one host must not fill the others)."""
 
-Noun = Definition | Drain | Host | Listener | Claim | Candidacy | Distributing | Remaining | Void
+Noun = (
+    Definition
+    | Drain
+    | Host
+    | Heartbeat
+    | Listener
+    | Claim
+    | Candidacy
+    | Distributing
+    | Remaining
+    | Void
+)
 
 OTHER_STORES_REVISIONS = 2**48
 """Above what etcd counts in a century."""
@@ -90,6 +103,10 @@ class _Host(_Versioned, frozen=True):
     address6: _Word | UnsetType = UNSET
     mac: _Mac | UnsetType = UNSET
     path: PathWish | UnsetType = UNSET
+
+
+class _Heartbeat(_Versioned, frozen=True):
+    ttl: Annotated[int, msgspec.Meta(ge=1, le=300)]
 
 
 class _Drain(_Versioned, frozen=True):
@@ -146,6 +163,8 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
             return Listener(vip, protocol, port, host, said.specific, said.user, said.process)
         case HostKey(host):
             return _host(host, _read(_HOST, value))
+        case HeartbeatKey(host):
+            return Heartbeat(host, _read(_HEARTBEAT, value).ttl)
         case DefinitionKey(vip):
             return _definition(vip, _read(_DEFINITION, value))
         case ClaimKey(host, vip, first):
@@ -175,6 +194,7 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
 
 _VERSIONED = msgspec.json.Decoder(_Versioned)
 _DEFINITION = msgspec.json.Decoder(_Definition)
+_HEARTBEAT = msgspec.json.Decoder(_Heartbeat)
 _HOST = msgspec.json.Decoder(_Host)
 _LISTENER = msgspec.json.Decoder(_Listener)
 _CLAIM = msgspec.json.Decoder(_Claim)
@@ -207,6 +227,8 @@ def _mirror(noun: Noun) -> _Versioned:
             return _definition_mirror(noun)
         case Host():
             return _host_mirror(noun)
+        case Heartbeat():
+            return _Heartbeat(VERSION, noun.ttl)
         case Listener():
             return _Listener(VERSION, noun.specific, _text(noun.user), _text(noun.process))
         case Claim(block):
