@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
 from anyport.distributor.quarantine import Quarantine
 from anyport.errors import Conflict
-from anyport.model import Claim, Host, PortBlock
+from anyport.model import Claim, Heartbeat, Host, PortBlock
 from anyport.registry.base import Delete, Put
-from anyport.registry.keys import HOSTS, ClaimKey, HostKey
+from anyport.registry.heartbeats import SILENT_TTLS
+from anyport.registry.keys import HOSTS, ClaimKey, HeartbeatKey, HostKey
 from anyport.registry.memory import MemoryRegistry, MemoryStore
 from anyport.registry.mirror import Mirror
 from anyport.registry.values import encode
@@ -21,6 +23,8 @@ from anyport.registry.values import encode
 VIP, OTHER = ip_address("10.0.0.100"), ip_address("10.0.0.101")
 CLAIM = ClaimKey("gone", VIP, 40000)
 PRESENT = Put(str(HostKey("gone")), encode(Host("gone", ip_address("10.0.0.9"))))
+BEAT = Put(str(HeartbeatKey("gone")), encode(Heartbeat("gone", 5)))
+OWN_BEAT = Put(str(HeartbeatKey("d")), encode(Heartbeat("d", 5)))
 VOIDED = f"{HOSTS}d/voided/"
 
 
@@ -29,7 +33,7 @@ class World:
 
     def __init__(self) -> None:
         self.registry = MemoryRegistry(MemoryStore())
-        self.mirror = Mirror(self.registry)
+        self.mirror = Mirror(self.registry, reader="d")
 
     async def write(self, *writes: Put | Delete) -> None:
         await self.mirror.caught_up(await self.registry.write(writes))
@@ -89,6 +93,29 @@ def test_one_that_returns_at_that_moment_keeps_them() -> None:
         with pytest.raises(Conflict):  # the mirror has not seen it yet
             await quarantine.tick([VIP])
         assert await world.voids() == []
+
+    in_world(scenario)
+
+
+def test_one_whose_lease_somebody_keeps_alive_loses_them_too() -> None:
+    """But for a heartbeat at that moment."""
+
+    async def scenario(world: World) -> None:
+        lease = await world.registry.grant(5)
+        await world.write(replace(PRESENT, lease=lease), BEAT)
+        for _ in range(SILENT_TTLS):
+            await world.write(OWN_BEAT)
+        quarantine = world.quarantine(0)
+        await quarantine.tick([VIP])
+        await world.registry.write([BEAT])
+        with pytest.raises(Conflict):
+            await quarantine.tick([VIP])
+        assert await world.voids() == []
+        for _ in range(SILENT_TTLS):
+            await world.write(OWN_BEAT)
+        for _ in range(2):
+            await quarantine.tick([VIP])
+        assert len(await world.voids()) == 1
 
     in_world(scenario)
 

@@ -13,7 +13,7 @@ from anyport.model import Claim, Void
 from anyport.model.definition import Address
 from anyport.registry import values
 from anyport.registry.base import Delete, Put, Registry, Unchanged
-from anyport.registry.keys import ClaimKey, HostKey, VoidKey
+from anyport.registry.keys import ClaimKey, VoidKey
 from anyport.registry.mirror import Mirror
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Quarantine:
             [Put(str(VoidKey(self._host, block.vip, revision)), void)],
             [
                 Unchanged(str(ClaimKey(claim.host, block.vip, block.first)), revision),
-                Unchanged(str(HostKey(claim.host)), 0),
+                self._mirror.absence(claim.host),
             ],
         )
         log.info(
