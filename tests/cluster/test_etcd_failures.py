@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.lab_cluster import VIP, LabCluster, Opened, eventually, lab_cluster
+from tests.support.lab_cluster import VIP, LabCluster, eventually, lab_cluster
 from tests.support.lab_etcd import LabEtcd
+from tests.support.lab_users import HOSTS, Users, await_state, healthy, state
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
-HOSTS = ("host1", "host2", "host3")
 TTL = 2
 
 
@@ -32,60 +32,6 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[LabCluster]:
 @pytest.fixture
 def etcd(cluster: LabCluster) -> LabEtcd:
     return LabEtcd(cluster)
-
-
-class Users:
-    """Of a port that every host listens on, and of one that a single host was given."""
-
-    def __init__(self, cluster: LabCluster) -> None:
-        self._client = cluster.client
-        for host in HOSTS:
-            cluster[host].listen(VIP, 80)
-        self._unique = cluster["host3"].listen(VIP)
-        cluster.await_targets(80, set(HOSTS))
-        cluster.await_targets(self._unique.port, {"host3"})
-        self._connections = [self._client.connect(VIP, 80) for _ in range(20)]
-        self._connections.append(self._client.connect(VIP, self._unique.port))
-
-    def are_served(self) -> None:
-        """Those that are there, by who served them before; and new ones."""
-        for connection in self._connections:
-            _assert_live(connection)
-        assert set(self._client.fetch(VIP, 80, 5)) <= set(HOSTS)
-        assert self._client.fetch(VIP, self._unique.port, 1) == ["host3"]
-
-
-def _assert_live(connection: Opened) -> None:
-    """An RST would raise ConnectionResetError."""
-    assert connection.say("on").endswith("on")
-
-
-def state(cluster: LabCluster, host: str = "host1") -> dict[str, Any]:
-    """What is to be as it was: nothing in it is a matter of time."""
-    ports = cluster.noun("ports", host)
-    return {
-        "vips": [(row["vip"], row["ports"]) for row in cluster.noun("vips", host)],
-        "hosts": [row["host"] for row in cluster.noun("hosts", host)],
-        "listeners": cluster.listeners(host),
-        "ports": [(r["port"], r["route"], [t["host"] for t in r["targets"]]) for r in ports],
-        "blocks": {(r["first"], r["last"], r["host"]) for r in cluster.noun("blocks", host)},
-    }
-
-
-def await_state(cluster: LabCluster, wanted: dict[str, Any]) -> None:
-    """On every host; fails with what differs."""
-    for host in HOSTS:
-        try:
-            eventually(lambda host=host: state(cluster, host) == wanted, host)  # type: ignore[misc]
-        except AssertionError:
-            assert state(cluster, host) == wanted, host
-
-
-def healthy(cluster: LabCluster) -> bool:
-    return all(
-        found["healthy"] and found["ready"]
-        for found in (cluster.noun("status", host) for host in HOSTS)
-    )
 
 
 def test_a_frozen_etcd(cluster: LabCluster, etcd: LabEtcd) -> None:

@@ -17,6 +17,20 @@ from typing import Any
 from tests.support.lab_cluster import LabCluster, eventually
 
 
+@contextmanager
+def unheard(cluster: LabCluster, node: str, *addresses: str) -> Iterator[None]:
+    """What the node sends to these goes to a MAC that nobody has; nobody says so."""
+    device = ["dev", cluster.lab.node(node).interface]
+    for address in addresses:
+        nobody = ["lladdr", "02:00:00:00:00:99", "nud", "permanent"]
+        cluster.run(node, "ip", "neighbour", "replace", address, *device, *nobody)
+    try:
+        yield
+    finally:
+        for address in addresses:
+            cluster.run(node, "ip", "neighbour", "del", address, *device)
+
+
 class LabEtcd:
     def __init__(self, cluster: LabCluster) -> None:
         self._cluster = cluster
@@ -32,32 +46,24 @@ class LabEtcd:
         os.kill(pid, signal.SIGSTOP)
         try:
             # Until then its threads may still answer.
-            eventually(lambda: _states(pid) == {"T"}, "etcd to stand still")
+            eventually(lambda: states(pid) == {"T"}, "etcd to stand still")
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def cut_off(self, host: str) -> Iterator[None]:
-        """The host from etcd alone, without a word: what they send each other goes to a MAC that
-        nobody has."""
-        nobody = ["lladdr", "02:00:00:00:00:99", "nud", "permanent"]
-        lan = self._cluster.address("lan")
-        ends = [(host, "eth0", lan), ("lan", "br0", self._cluster.address(host))]
-        for node, interface, other in ends:
-            neighbour = ["ip", "neighbour", "replace", other, "dev", interface, *nobody]
-            self._cluster.run(node, *neighbour)
-        try:
+        """The host from etcd alone, both ways."""
+        cluster = self._cluster
+        there, here = cluster.address("lan"), cluster.address(host)
+        with unheard(cluster, host, there), unheard(cluster, "lan", here):
             yield
-        finally:
-            for node, interface, other in ends:
-                self._cluster.run(node, "ip", "neighbour", "del", other, "dev", interface)
 
     def restart_empty(self) -> None:
         """At the same place."""
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: _states(pid) <= {"Z"}, "etcd to be gone")
+        eventually(lambda: states(pid) <= {"Z"}, "etcd to be gone")
         shutil.rmtree(self._data / "data")
         address = self._cluster.address("lan")
         self._cluster.run("lan", sys.executable, "-m", "anyport.lab.etcd", str(self._data), address)
@@ -81,7 +87,7 @@ class LabEtcd:
         return told
 
 
-def _states(pid: int) -> set[str]:
+def states(pid: int) -> set[str]:
     """Of its threads (proc(5)); none: it is gone."""
     try:
         return {
