@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from anyport.lab.lab import Settings
 from tests.support.lab_cluster import VIP, LabCluster, eventually, lab_cluster
 from tests.support.lab_etcd import LabEtcd
 from tests.support.lab_users import HOSTS, Users, await_state, healthy, state
@@ -26,6 +27,14 @@ TTL = 2
 def cluster(request: pytest.FixtureRequest) -> Iterator[LabCluster]:
     ttl = getattr(request, "param", TTL)
     with lab_cluster("storeless", 3, {"vip": VIP}, {"registry": {"ttl": ttl}}) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def hasty() -> Iterator[LabCluster]:
+    """Of two hosts; their ports are handed out for 5 s without the registry: its least."""
+    settings: Settings = {"registry": {"ttl": TTL}, "blocks": {"quarantine": 10.0}}
+    with lab_cluster("hasty", 2, {"vip": VIP}, settings) as cluster:
         yield cluster
 
 
@@ -65,6 +74,23 @@ def test_a_frozen_etcd(cluster: LabCluster, etcd: LabEtcd) -> None:
     opened.close()
     given.close()
     await_state(cluster, before)
+
+
+def test_ports_are_handed_out_until_their_deadline(hasty: LabCluster) -> None:
+    """Half a quarantine after the last word to the registry: from then on they may be another's."""
+    host = hasty["host1"]
+    with LabEtcd(hasty).frozen():
+        given = host.listen(VIP)
+        for name in hasty.lab.hosts:
+            eventually(lambda name=name: _handed_out(hasty, name), name)  # type: ignore[misc]
+            problems = hasty.noun("status", name)["problems"]
+            assert any(problem.startswith("port blocks: ") for problem in problems)
+        with pytest.raises(OSError, match="in use"):
+            host.listen(VIP)
+        assert hasty.client.fetch(VIP, given.port, 1) == ["host1"]
+    eventually(lambda: not hasty.noun("status")["problems"], "all to be well")
+    assert hasty.client.fetch(VIP, host.listen(VIP).port, 1) == ["host1"]
+    assert "found no free port" not in hasty.log("host1")
 
 
 @pytest.mark.parametrize("cluster", [140], indirect=True)
@@ -172,3 +198,8 @@ def _revision(cluster: LabCluster, host: str = "host1") -> int:
 
 def _kept(cluster: LabCluster, host: str) -> Any:
     return cluster.lab.client(host).vip(VIP)
+
+
+def _handed_out(cluster: LabCluster, host: str) -> bool:
+    """Its log says that it hands no more ports out."""
+    return "bind(VIP, 0) gets EADDRINUSE" in cluster.log(host)

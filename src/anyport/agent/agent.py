@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import pwd
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -26,6 +27,7 @@ from anyport.model import Definition, Listener, ListenerKey, Protocol, Socket
 from anyport.model.definition import Address
 from anyport.registry import values
 from anyport.registry.base import Registry
+from anyport.registry.keep_alive import now
 from anyport.registry.keys import ListenerEntryKey
 from anyport.registry.membership import Membership
 from anyport.registry.mirror import Mirror
@@ -63,6 +65,7 @@ class Agent:
         self._membership = membership
         self.tunnel_end = tunnel_end
         self._handout_seconds = config.blocks.quarantine / 2
+        self._handout_until = math.inf  # CLOCK_BOOTTIME (s); before the first contact: no matter
         self.hosted: dict[Address, Definition] = {}
         self.listeners: dict[ListenerKey, Listener] = {}
         self.problems: dict[str, str] = {}
@@ -173,8 +176,21 @@ class Agent:
         contact; and only by what the registry has said since: blocks may have moved meanwhile."""
         mirror = self._mirror
         if mirror.connected and self._membership.is_seen_in(mirror.cluster):
-            until = self._membership.contact + self._handout_seconds
-            self._kernel.set_deadline(int(until * 1e9))
+            self._handout_until = self._membership.contact + self._handout_seconds
+            self._kernel.set_deadline(int(self._handout_until * 1e9))
+            if not self._is_handout_over():
+                self.problems.pop("port blocks", None)
+
+    def _is_handout_over(self) -> bool:
+        """The kernel hands no ports out any more (bpf/listen_ports.h)."""
+        if now() < self._handout_until:
+            return False
+        self._problem(
+            "port blocks",
+            f"the registry has not heard of this host for {self._handout_seconds:.0f} s: others "
+            "may soon have its blocks, so bind(VIP, 0) gets EADDRINUSE",
+        )
+        return True
 
     def _program(self) -> bool:
         """Whether something had changed."""
@@ -233,7 +249,7 @@ class Agent:
                     self._blocks.wake()
                 case listen.Freed():
                     self.pools.on_freed(event.cookie, event.vip, event.protocol, event.port)
-                case listen.Exhausted(vip=vip):
+                case listen.Exhausted(vip=vip) if not self._is_handout_over():
                     self._blocks.exhausted(vip)
         if events.lost:
             log.warning("kernel events were lost; reading again what listens here")
@@ -263,6 +279,7 @@ class Agent:
 
     def _tick(self) -> None:
         self._extend_deadline()
+        self._is_handout_over()
         self.pools.tick()
         self._blocks.wake()
 
