@@ -188,12 +188,23 @@ def test_candidacies_end_with_their_vip(cluster: LabCluster) -> None:
 
 
 def test_what_closed_while_the_daemon_was_away_is_told(cluster: LabCluster) -> None:
-    opened = cluster["host2"].listen(VIP, 80)
+    """And what closed and opened again, as a server that restarts, was there all the time."""
+    closing, again = (cluster["host2"].listen(VIP, port) for port in (80, 81))
     cluster.await_targets(80, {"host2"})
-    cluster.lab.kill_daemon("host2")
-    opened.close()
-    cluster.lab.start_daemon("host2")
-    cluster.await_targets(80, set())
+    cluster.await_targets(81, {"host2"})
+    with cluster.watched("/anyport/v1/hosts/host2/listeners/") as watch:
+        cluster.lab.kill_daemon("host2")
+        closing.close()
+        again.close()
+        cluster["host2"].listen(VIP, 81)
+        cluster.lab.start_daemon("host2")
+        cluster.await_targets(80, set())
+        cluster["host2"].listen(VIP, 82)
+        told = watch.until("/82")
+    assert [change for change in told if change.startswith("delete")] == [
+        f"delete /anyport/v1/hosts/host2/listeners/{VIP}/tcp/80"
+    ]
+    assert cluster.client.fetch(VIP, 81, 1) == ["host2"]
 
 
 def test_fragments_reach_the_target_of_their_flow(cluster: LabCluster) -> None:

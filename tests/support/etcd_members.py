@@ -44,9 +44,6 @@ class EtcdMembers:
                 return address
         return ""
 
-    def follower(self) -> str:
-        return next(address for address in ADDRESSES if address != self.leader())
-
     def _await_leader(self) -> None:
         eventually(self.leader, "etcd to have a leader")
 
