@@ -253,6 +253,8 @@ class Distributor:
         self.offices[vip] = office
         self._program_all(vip, office)
         await self._publish(vip, office)
+        if self.offices.get(vip) is not office:
+            return  # the lease went meanwhile, and with it the publication
         self._tell_peers()
         self._lan.hear(vip)
         self.programmer.answer(office.published.definition, self._interface.mac)
@@ -293,8 +295,8 @@ class Distributor:
 
     async def _redistribute(self, vip: Address) -> None:
         definition = self._mirror.cluster.definitions.get(vip)
-        office = self.offices[vip]
-        if definition is None:
+        office = self.offices.get(vip)
+        if definition is None or office is None:  # or lost while another VIP was programmed
             return
         office.published = replace(office.published, definition=definition)
         self._program_all(vip, office)
@@ -411,11 +413,13 @@ class Distributor:
         What the mirror shows may be seconds old. While our publication has stood without a gap
         since we took office, nobody else was elected.
         """
+        office = self.offices.get(vip)
+        if office is None:  # lost with the lease, while another VIP was looked at
+            return
         if not self.programmer.fenced(vip):
             self.problems.pop(f"vip {vip}", None)
             return
         self._problem(f"vip {vip}", "another machine on the LAN announced it")
-        office = self.offices[vip]
         key = str(DistributingKey(self.host, vip))
         present = {e.key: e.value for e in (await self._registry.list(key)).entries}
         stands = present.get(key) == values.encode(office.published)
