@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.lab_etcd import LabEtcd
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 HOSTS = ("host1", "host2", "host3")
+VIPS = (VIP, "10.77.0.81", "10.77.0.82", "10.77.0.83")  # more than hosts
 
 
 @pytest.fixture
@@ -55,6 +57,30 @@ def test_a_distributor_without_etcd_leaves_the_vip_to_the_next(cluster: LabClust
     cluster.await_targets(80, set(HOSTS))
     assert_all_live(connections)
     assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+
+
+def test_a_distributor_whose_lease_is_revoked_says_everything_again(cluster: LabCluster) -> None:
+    """Of two VIPs at least: it loses all offices while it programs the first."""
+    for vip in VIPS[1:]:
+        cluster.lab.client("host1").add_vip(vip)
+    cluster.await_ready()
+    for host in HOSTS:
+        for vip in VIPS:
+            cluster[host].listen(vip, 80)
+    for vip in VIPS:
+        cluster.await_targets(80, set(HOSTS), vip=vip)
+    old, _ = Counter(map(cluster.distributor, VIPS)).most_common()[0]
+    pid, lease = cluster.lab.daemon_pid(old), cluster.lease(old)
+    connections = [cluster.client.connect(vip, 80) for vip in VIPS for _ in range(5)]
+    cluster.revoke(lease)
+    eventually(lambda: cluster.lease(old) != lease, "a new lease")
+    for host in HOSTS:
+        eventually(lambda host=host: cluster.noun("status", host)["healthy"], host)  # type: ignore[misc]
+    for vip in VIPS:
+        cluster.await_targets(80, set(HOSTS), vip=vip)
+        assert set(cluster.client.fetch(vip, 80, 40)) == set(HOSTS)
+    assert_all_live(connections)
+    assert cluster.lab.daemon_pid(old) == pid
 
 
 def test_connections_to_a_host_that_is_left_out_live_on(cluster: LabCluster) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -190,11 +189,9 @@ def kept_alive(
     cluster: LabCluster, certificates: Certificates, host: str, owner: str
 ) -> Iterator[None]:
     """The owner's lease, by `host`: etcd lets every user do that."""
-    saved = cluster.lab.node(owner).directory / "state" / "membership.json"
-    lease = str(json.loads(saved.read_text())["lease"])
     files = (certificates.directory / n for n in ("ca.pem", f"{host}.pem", f"{host}.key"))
     where = ",".join([f"https://{cluster.address('lan')}:{PORT}", *map(str, files)])
-    words = [sys.executable, LAB_REGISTRY, where, "keep", lease]
+    words = [sys.executable, LAB_REGISTRY, where, "keep", str(cluster.lease(owner))]
     with cluster.lab.popen(host, words, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

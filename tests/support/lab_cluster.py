@@ -364,16 +364,16 @@ class LabCluster:
 
     def leave(self, host: str) -> None:
         """Its daemon stops, and its lease ends."""
-        saved = self.lab.node(host).directory / "state" / "membership.json"
         self.lab.kill_daemon(host, signal.SIGTERM)
-        self.run(
-            "lan",
-            sys.executable,
-            LAB_REGISTRY,
-            *self.endpoints,
-            "revoke",
-            str(json.loads(saved.read_text())["lease"]),
-        )
+        self.revoke(self.lease(host))
+
+    def lease(self, host: str) -> int:
+        """As its daemon has saved it."""
+        saved = self.lab.node(host).directory / "state" / "membership.json"
+        return int(json.loads(saved.read_text())["lease"])
+
+    def revoke(self, lease: int) -> None:
+        self.run("lan", sys.executable, LAB_REGISTRY, *self.endpoints, "revoke", str(lease))
 
     @contextmanager
     def traffic(self, port: int, vip: str = VIP) -> Iterator[list[str]]:
