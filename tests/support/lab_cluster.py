@@ -390,6 +390,34 @@ class LabCluster:
         program.end("reset")
 
     @contextmanager
+    def downloads(self, port: int, count: int, vip: str = VIP) -> Iterator[list[int]]:
+        """`count` connections on which bytes flow all the time; how often 16 KiB came, on each, at
+        the end, which waits for what is on its way.
+
+        Raises at the end what a broken connection, or a wrong byte, raised.
+        """
+        program = self.extra("client")
+        numbers = [program.connect(vip, port).number for _ in range(count)]
+        program.begin("echo_on", numbers=numbers, length=16384)
+        rounds: list[int] = []
+        yield rounds
+        program.begin("reset")
+        rounds += program.end("echo_on")
+        program.end("reset")
+
+    @contextmanager
+    def datagrams(self, port: int, flows: int, vip: str = VIP) -> Iterator[dict[str, int]]:
+        """So many flows of numbered datagrams, each of which waits for the answer to the last;
+        how many were `sent`, and `lost`, at the end."""
+        program = self.extra("client")
+        program.begin("ask_on", address=vip, port=port, count=flows)
+        counted: dict[str, int] = {}
+        yield counted
+        program.begin("reset")
+        counted |= program.end("ask_on")
+        program.end("reset")
+
+    @contextmanager
     def watched(self, prefix: str) -> Iterator[Watch]:
         """All changes of the registry beneath `prefix` from now on."""
         words = [sys.executable, LAB_REGISTRY, *self.endpoints, "watch", prefix]

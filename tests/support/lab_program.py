@@ -12,6 +12,7 @@ holds a socket but its descriptor.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -20,7 +21,8 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 MPTCP = 262  # IPPROTO_MPTCP; Python's socket module has it from 3.12 on
@@ -227,7 +229,7 @@ class Program:
     def do_fetch_on(self, address: str, port: int) -> list[str]:
         """As `fetch`, until the next request."""
         greetings = []
-        while not select.select([sys.stdin], [], [], 0)[0]:
+        while not _is_asked():
             greetings += self.do_fetch(address, port, 1)
         return greetings
 
@@ -250,6 +252,53 @@ class Program:
             if readable:
                 back += made.recv(1 << 20)
         return back == sent
+
+    def do_echo_on(self, numbers: list[int], length: int) -> list[int]:
+        """On each of these connections `length` random bytes come back as they were, again and
+        again, until the next request; how often."""
+        rounds = {self._sockets[number]: 0 for number in numbers}
+        sent, back = dict.fromkeys(rounds, b""), dict.fromkeys(rounds, b"")
+
+        def begin(made: socket.socket) -> None:
+            sent[made], back[made] = os.urandom(length), b""
+            made.sendall(sent[made])
+
+        for made in rounds:
+            begin(made)
+        waiting, asked = set(rounds), False
+        while waiting:
+            for made in _ready(waiting, asked):
+                back[made] += _some(made)
+                if not sent[made].startswith(back[made]):
+                    raise OSError(errno.EBADMSG, "other bytes came back than were sent")
+                if back[made] == sent[made]:
+                    rounds[made] += 1
+                    waiting.discard(made) if asked else begin(made)
+            asked = asked or _is_asked()
+        return list(rounds.values())
+
+    def do_ask_on(self, address: str, port: int, count: int) -> dict[str, int]:
+        """`count` flows of numbered datagrams, each sent when the last was answered, until the next
+        request; how many were sent, and how many never answered."""
+        flows = [socket.socket(_family(address), socket.SOCK_DGRAM) for _ in range(count)]
+        numbers, asked = dict.fromkeys(flows, 0), False
+        for made in flows:
+            made.connect((address, port))
+            made.send(b"0")
+        waiting = set(flows)
+        with suppress(TimeoutError):
+            while waiting:
+                for made in _ready(waiting, asked):
+                    _take_answer(made, numbers[made])
+                    if asked:
+                        waiting.discard(made)
+                    else:
+                        numbers[made] += 1
+                        made.send(str(numbers[made]).encode())
+                asked = asked or _is_asked()
+        for made in flows:
+            made.close()
+        return {"sent": sum(numbers.values()) + count, "lost": len(waiting)}
 
     def do_ask_udp(
         self,
@@ -402,6 +451,34 @@ class Program:
 
     def _on_readable(self, made: socket.socket, act: Callable[[socket.socket], None]) -> None:
         self._selector.register(made, selectors.EVENT_READ, act)
+
+
+def _is_asked() -> bool:
+    """Whether there is another request."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
+
+
+def _ready(sockets: Collection[socket.socket], asked: bool) -> list[socket.socket]:
+    """Those of which something has come; perhaps none, if a request has come instead."""
+    requests: list[socket.socket | int] = [] if asked else [0]
+    found = select.select([*sockets, *requests], [], [], PATIENCE)[0]
+    if not found:
+        raise TimeoutError
+    return [made for made in found if isinstance(made, socket.socket)]
+
+
+def _take_answer(made: socket.socket, number: int) -> None:
+    answer = made.recv(65536).split()[-1]
+    if answer != str(number).encode():
+        raise OSError(errno.EBADMSG, f"an answer to {answer!r} instead of {number}")
+
+
+def _some(made: socket.socket) -> bytes:
+    """Raises ConnectionResetError at an end, too, that nobody wanted."""
+    read = made.recv(65536)
+    if not read:
+        raise ConnectionResetError(errno.ECONNRESET, "the other side has closed")
+    return read
 
 
 def _family(address: str) -> socket.AddressFamily:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets outlive daemons, however many are killed at once: what goes on, and what is adopted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lab_cluster import VIP, LabCluster, eventually, lab_cluster
+from tests.support.pinned import Pinned, pinned
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+HOSTS = ("host1", "host2", "host3")
+SECOND = "10.77.0.81"
+DOWNLOADS = 50
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[LabCluster]:
+    """Leases outlast every restart."""
+    with lab_cluster("outlive", 3, {"vip": VIP}, {"registry": {"ttl": 120}}) as cluster:
+        cluster.await_ready()
+        yield cluster
+
+
+@pytest.fixture
+def cluster(lasting: LabCluster) -> Iterator[LabCluster]:
+    yield lasting
+    lasting.reset()
+
+
+def those(cluster: LabCluster, who: str) -> list[str]:
+    distributor = cluster.distributor()
+    targets = [host for host in HOSTS if host != distributor]
+    return {"target": targets[:1], "distributor": [distributor], "all": [*HOSTS]}[who]
+
+
+def in_kernel(cluster: LabCluster, host: str) -> Pinned:
+    return pinned(cluster.lab.node(host).pins)
+
+
+def lease(cluster: LabCluster, host: str) -> int:
+    saved = cluster.lab.node(host).directory / "state" / "membership.json"
+    return int(json.loads(saved.read_text())["lease"])
+
+
+@pytest.mark.parametrize("who", ["target", "distributor", "all"])
+def test_packets_outlive_daemons(cluster: LabCluster, who: str) -> None:
+    """50 downloads, datagrams and new connections all the time; what opens and closes meanwhile
+    is caught up with; the daemon goes on with the same lease, maps and attachments."""
+    killed = those(cluster, who)
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+        cluster[host].bind_udp(VIP, 53)
+    closing = {host: cluster[host].listen(VIP, 81) for host in killed}
+    cluster.await_targets(80, set(HOSTS))
+    cluster.await_targets(81, set(killed))
+    cluster.await_targets(53, set(HOSTS), "udp")
+    before = {host: (lease(cluster, host), in_kernel(cluster, host)) for host in killed}
+    office = cluster.lab.client("host1").vip(VIP)
+    with (
+        cluster.watched("/anyport/v1/hosts/") as watch,
+        cluster.downloads(80, DOWNLOADS) as rounds,
+        cluster.datagrams(53, 20) as datagrams,
+        cluster.traffic(80) as greetings,
+    ):
+        for host in killed:
+            cluster.lab.kill_daemon(host)
+        assert set(cluster.client.fetch(VIP, 80, 40)) == set(HOSTS)
+        unique = {host: cluster[host].listen(VIP) for host in killed}  # out of the kernel's pool
+        for host, opened in unique.items():
+            assert cluster.client.fetch(VIP, opened.port, 1) == [host]
+        for opened in closing.values():
+            opened.close()
+        with pytest.raises(ConnectionRefusedError):  # at the target, or nowhere
+            cluster.client.connect(VIP, 81)
+        for host in killed:
+            cluster[host].listen(VIP, 82)
+        for host in killed:
+            cluster.lab.start_daemon(host)
+        cluster.await_targets(81, set())
+        cluster.await_targets(82, set(killed))
+        for host, opened in unique.items():
+            cluster.await_targets(opened.port, {host})
+        assert set(cluster.client.fetch(VIP, 80, 40)) == set(HOSTS)
+        cluster[HOSTS[0]].listen(VIP, 83)
+        changes = watch.until("host1/listeners/10.77.0.80/tcp/83")
+    assert (len(rounds), min(rounds) > 0) == (DOWNLOADS, True)
+    assert datagrams["lost"] == 0
+    assert set(greetings) == set(HOSTS)
+    gone = {change for change in changes if change.startswith("delete")}
+    assert gone == {f"delete /anyport/v1/hosts/{host}/listeners/{VIP}/tcp/81" for host in killed}
+    assert cluster.lab.client("host1").vip(VIP) == office
+    for host, (held, had) in before.items():
+        has = in_kernel(cluster, host)
+        assert lease(cluster, host) == held
+        assert (has.maps, has.links, has.tags) == (had.maps, had.links, had.tags)
+
+
+def test_what_the_operator_did_meanwhile(cluster: LabCluster) -> None:
+    """With every daemon dead: a VIP that was deleted goes, and takes nothing else along."""
+    cluster.lab.client("host1").add_vip(SECOND)
+    cluster.await_ready()
+    cluster["host2"].listen(SECOND, 80)
+    cluster["host2"].listen(VIP, 80)
+    cluster.await_targets(80, {"host2"}, vip=SECOND)
+    cluster.await_targets(80, {"host2"})
+    with cluster.downloads(80, 5) as rounds:
+        for host in HOSTS:
+            cluster.lab.kill_daemon(host)
+        cluster.write("delete", f"/anyport/v1/vips/{SECOND}")
+        assert cluster.client.fetch(SECOND, 80, 1) == ["host2"]
+        for host in HOSTS:
+            cluster.lab.start_daemon(host)
+        for host in HOSTS:
+            eventually(lambda host=host: not cluster.has_on_lo(host, SECOND), host)  # type: ignore[misc]
+            assert cluster.has_on_lo(host, VIP)
+        cluster.await_ready()
+        assert cluster.client.fetch(VIP, 80, 5) == ["host2"] * 5
+    assert min(rounds) > 0
