@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The only structs and enums that the BPF programs share with Python
- * (src/anyport/kernel/abi.py; tests/abi compares the two through BTF).
+ * (src/anyport/kernel/abi.py; tests/abi compares the two through BTF). Maps outlive
+ * versions: whose contents mean something else than before has another number in
+ * src/anyport/kernel/layouts.py.
  *
  * Addresses are always 16 bytes, IPv4 as v4-mapped IPv6 (::ffff:a.b.c.d), in
  * network order: one layout serves both families. Ports are in host order

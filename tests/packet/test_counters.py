@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from contextlib import closing
-from ctypes import sizeof
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from anyport.decide.rows import Path as PathKind
 from anyport.kernel import abi
 from anyport.kernel.abi import NO_ROW, NO_SLOT, PAST_SLOT, Verdict
 from anyport.kernel.distribute import DistributorKernel
-from anyport.kernel.libbpf import Map
 from anyport.model.definition import Address
 from tests.packet import world as w
 from tests.packet.wire import Wire, attach
@@ -194,23 +192,6 @@ def test_the_next_daemon_counts_on(wire: Wire, pins: Path, kernel: DistributorKe
         wire.send(segment(w.UNIQUE))
         wire.receive()
         assert second.counters()["unique"] == 2
-
-
-def test_counters_of_another_version_begin_anew_and_connections_stay(
-    wire: Wire, pins: Path, kernel: DistributorKernel, caplog: pytest.LogCaptureFixture
-) -> None:
-    wire.send(segment(w.SHARED))
-    wire.receive()
-    (pins / "counters").unlink()
-    (pins / "fenced").rename(pins / "counters")
-    with closing(attach(wire, pins)) as second:
-        assert "counters of another version of anyport: they begin anew" in caplog.text
-        assert second.counts() == []
-        wire.send(segment(w.SHARED, ACK))
-        wire.receive()
-        assert second.counters()["established"] == 1
-    with closing(Map.open_pinned(pins / "counters")) as pinned:
-        assert pinned.value_size == sizeof(abi.Counters)
 
 
 def test_none_has_a_place_of_its_own() -> None:

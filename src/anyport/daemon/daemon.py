@@ -28,7 +28,7 @@ from anyport.daemon.rows import Rows
 from anyport.daemon.status import Status
 from anyport.distributor.distributor import Distributor
 from anyport.errors import AnyportError, RegistryError, RegistryRefused, single_cause
-from anyport.kernel import inner_maps
+from anyport.kernel import distribute, inner_maps, listen_attach, loader, target
 from anyport.kernel.features import cgroup2_mount, require_kernel
 from anyport.kernel.listen import ListenKernel
 from anyport.kernel.netlink import Interface
@@ -135,6 +135,7 @@ class Daemon:
         packets, hook = await packet_program.attach(config, self._interface, HASH_KEY)
         self._spawn(self._mirror.run())
         tunnels = TargetKernel.attach(self._interface.index, pins)
+        loader.prune_links(pins, listen_attach.LINKS | distribute.LINKS | target.LINKS)
         routes = Routes(self._interface.index)
         agent = Agent(
             config,

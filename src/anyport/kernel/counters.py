@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from ctypes import sizeof
 from dataclasses import dataclass
-from pathlib import Path
 
 from anyport.kernel import abi
 from anyport.kernel.libbpf import Map
 
 _WORDS = sizeof(abi.Counters) // 8
-_ENTRIES = abi.COUNTED_ROWS * abi.COUNTED_SLOTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +86,6 @@ def packets_by_verdict(counts: Iterable[Count]) -> dict[str, int]:
     for count in counts:
         sums[count.verdict] += count.packets
     return {verdict.name.lower(): sums[verdict] for verdict in abi.Verdict}
-
-
-def drop_other_layout(pin: Path) -> bool:
-    """Whether counters of another version were pinned there, which cannot be told apart.
-
-    They begin anew: to refuse them, as other maps are, would cost the connections.
-    """
-    if not pin.exists():
-        return False
-    pinned = Map.open_pinned(pin)
-    other = (pinned.value_size, pinned.max_entries) != (sizeof(abi.Counters), _ENTRIES)
-    pinned.close()
-    if other:
-        pin.unlink()
-    return other
 
 
 def _unpack(words: list[int]) -> Iterator[tuple[abi.Verdict, int, int]]:

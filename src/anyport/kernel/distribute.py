@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from ctypes import sizeof
@@ -17,13 +16,11 @@ from anyport.errors import KernelError
 from anyport.kernel import abi, inner_maps, loader, traffic
 from anyport.kernel.clsact import Filter
 from anyport.kernel.connections import ConnectionRow, ConnectionTable, buckets
-from anyport.kernel.counters import Count, Counters, drop_other_layout, packets_by_verdict
+from anyport.kernel.counters import Count, Counters, packets_by_verdict
 from anyport.kernel.libbpf import AttachType, Map, MapType, Object, Program
 from anyport.kernel.vips import Vips
 from anyport.model import PortKey, Protocol
 from anyport.model.definition import UDP_IDLE_SECONDS, Address
-
-log = logging.getLogger(__name__)
 
 _MAPS = (
     "vips",
@@ -39,6 +36,7 @@ _MAPS = (
     "held_fragments",
     "counters",
 )
+LINKS = frozenset({"distribute", "distribute_xdp"})
 _ROWS = len(Protocol) * abi.PORTS
 _NOWHERE = IPv6Address(0)
 _ROUTE = struct.Struct("=IIQ")  # struct route: ctypes would take 0.1 s for a port table
@@ -84,8 +82,6 @@ class DistributorKernel:
         hashes alike.
         """
         loader.prepare_pins(pins)
-        if drop_other_layout(pins / "counters"):
-            log.warning("counters of another version of anyport: they begin anew")
         with _resized(pins / "connections", buckets(connections)) as former:
             self = cls.load(interface_index, pins, connections, hash_key, former, in_xdp)
             self.table.adopt_former()
@@ -354,6 +350,8 @@ def _resized(pin: Path, entries: int) -> Iterator[Map | None]:
         yield former
     finally:
         if former is not None:
+            if not pin.exists():  # nothing took its place: the running program still has it
+                former.pin(pin)
             former.close()
 
 

@@ -115,6 +115,7 @@ ffi.cdef(
     __u32 bpf_map__key_size(const void *);
     __u32 bpf_map__value_size(const void *);
     __u32 bpf_map__max_entries(const void *);
+    __u32 bpf_map__map_flags(const void *);
     int bpf_map__set_max_entries(void *, __u32);
     int bpf_map__reuse_fd(void *, int fd);
     int bpf_map__set_pin_path(void *, const char *);

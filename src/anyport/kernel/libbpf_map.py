@@ -58,6 +58,9 @@ class Map:
         fd = lib().bpf_map_create(type, name.encode(), key_size, value_size, max_entries, opts)
         return cls(check(fd, f"map {name}: create"))
 
+    def pin(self, path: Path) -> None:
+        check(lib().bpf_obj_pin(self.fd, os.fsencode(path)), f"pin map {path}")
+
     def lookup(self, key: bytes) -> bytes | None:
         return self._get(lib().bpf_map_lookup_elem, self._key(key))
 

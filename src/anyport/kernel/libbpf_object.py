@@ -149,6 +149,7 @@ def _require_layout(pointer: Any, name: str, path: Path) -> None:
             "key_size": lib().bpf_map__key_size(pointer),
             "value_size": lib().bpf_map__value_size(pointer),
             "max_entries": lib().bpf_map__max_entries(pointer),
+            "flags": lib().bpf_map__map_flags(pointer),
         }
         for field, want in wanted.items():
             have = getattr(pinned, field)

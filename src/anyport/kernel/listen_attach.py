@@ -22,6 +22,7 @@ _CGROUP = {
     "binds6": AttachType.CGROUP_INET6_BIND,
 }
 _LOOKUP = "leaks"
+LINKS = frozenset(f"listen_{name}" for name in (*_CGROUP, _LOOKUP))
 _ITERATORS = ("adopt", "explicit_udp")
 _MAPS = (
     "definitions",

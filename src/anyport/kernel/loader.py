@@ -2,6 +2,7 @@
 """Where the BPF objects are, where their maps and links are pinned, and how both are adopted.
 
 <pins>/<map>            a map, with what a former daemon left in it
+<pins>/layouts          what these were made to hold (anyport.kernel.layouts)
 <pins>/links/<name>     an attachment, which outlives the daemon
 """
 
@@ -10,15 +11,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from importlib import resources
 from pathlib import Path
 
 from anyport.errors import KernelError
+from anyport.kernel import layouts
 from anyport.kernel.libbpf import AttachType, Link, Program
+
+log = logging.getLogger(__name__)
 
 _STANDARD = Path("/sys/fs/bpf")
 _BPF_FS_MAGIC = 0xCAFE4A11
@@ -38,11 +43,13 @@ def prepare_pins(pins: Path) -> None:
     """Makes `pins` a directory in a BPF filesystem; mounts the system's if it is to be there.
 
     Nowhere else: a mount hides what was there, and other programs' files with it.
+    Raises KernelError, too, if what is pinned there has to stay another version's.
     """
     present = next(path for path in (pins, *pins.parents) if path.exists())
     if not is_bpffs(present):
         _mount_standard(pins)
     (pins / "links").mkdir(parents=True, exist_ok=True)
+    layouts.adopt(pins)
 
 
 def is_bpffs(path: Path) -> bool:
@@ -95,6 +102,14 @@ def target_of(pin: Path) -> int:
 
 def link_pin(pins: Path, name: str) -> Path:
     return pins / "links" / name
+
+
+def prune_links(pins: Path, known: Container[str]) -> None:
+    """Ends the attachments of another version's that this one has no program for."""
+    for pin in (pins / "links").iterdir():
+        if pin.name not in known:
+            log.warning("program %s is another version's: it is taken off", pin.name)
+            detach(pin)
 
 
 def unpin(pins: Path, names: Iterable[str]) -> None:

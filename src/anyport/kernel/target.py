@@ -14,6 +14,7 @@ from anyport.model.definition import Address
 
 _MAPS = ("tunnel_addresses", "tunnel_settings", "tunnel_counters")
 _PROGRAMS = {"decapsulate": Filter.DECAPSULATE, "announce": Filter.ANNOUNCE}
+LINKS = frozenset(_PROGRAMS)
 _FIRST = bytes(4)
 
 
