@@ -98,3 +98,95 @@ def test_connections_to_a_host_that_is_left_out_live_on(cluster: LabCluster) -> 
     with pytest.raises(ConnectionRefusedError):
         cluster.client.connect(VIP, 80)
     assert_all_live(connections)
+
+
+def test_a_daemon_that_stands_still_for_longer_than_its_lease(cluster: LabCluster) -> None:
+    """A target's: no new connections, the established go on, and it is back by itself."""
+    frozen = next(host for host in HOSTS if host != cluster.distributor())
+    others = {*HOSTS} - {frozen}
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    only = cluster[frozen].listen(VIP, 81)
+    cluster.await_targets(80, set(HOSTS))
+    cluster.await_targets(81, {frozen})
+    connections = [cluster.client.connect(VIP, 80) for _ in range(20)]
+    [witness, *_] = sorted(others)
+    with cluster.stopped(frozen):
+        eventually(
+            lambda: not any(host == frozen for host, *_ in cluster.listeners(witness)),
+            "its lease to end",
+        )
+        assert_refused(cluster, 81)
+        assert set(cluster.client.fetch(VIP, 80, 20)) == others
+        assert_all_live(connections)
+        later = cluster[frozen].listen(VIP, 82)
+        only.close()
+    cluster.await_targets(80, set(HOSTS))
+    cluster.await_targets(82, {frozen})
+    cluster.await_targets(81, set())
+    assert_all_live(connections)
+    assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+    later.close()
+
+
+def assert_refused(cluster: LabCluster, port: int) -> None:
+    def refuses() -> bool:
+        try:
+            cluster.client.connect(VIP, port)
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    eventually(refuses, f"port {port} to be refused")
+
+
+def test_a_target_whose_link_is_cut(cluster: LabCluster) -> None:
+    """As one that is switched off. Its connections wait, and go on when the link is back soon."""
+    gone = next(host for host in HOSTS if host != cluster.distributor())
+    others = {*HOSTS} - {gone}
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    cluster.await_targets(80, set(HOSTS))
+    connections = [cluster.client.connect(VIP, 80) for _ in range(20)]
+    [witness, *_] = sorted(others)
+    cluster.run("lan", "ip", "link", "set", gone, "down")
+    eventually(lambda: is_target(cluster, witness, gone) is False, "its lease to end")
+    assert set(cluster.client.fetch(VIP, 80, 20)) == others
+    assert_all_live([c for c in connections if c.greeting != gone])
+    cluster.run("lan", "ip", "link", "set", gone, "up")
+    eventually(lambda: is_target(cluster, witness, gone), "it to be back")
+    eventually(lambda: cluster.noun("status", gone)["healthy"], "it to be well")
+    assert_all_live(connections)
+    assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+
+
+def test_a_distributor_whose_link_is_cut(cluster: LabCluster) -> None:
+    """Another has the VIP after the lease, and keeps it when the link is back."""
+    gone = cluster.distributor()
+    others = {*HOSTS} - {gone}
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    cluster.await_targets(80, set(HOSTS))
+    [witness, *_] = sorted(others)
+    cluster.run("lan", "ip", "link", "set", gone, "down")
+    eventually(lambda: cluster.lab.client(witness).vip(VIP)["distributor"] in others, "a takeover")
+    eventually(lambda: is_target(cluster, witness, gone) is False, "its listeners to be gone")
+    new = cluster.lab.client(witness).vip(VIP)["distributor"]
+    assert set(cluster.client.fetch(VIP, 80, 20)) == others
+    connections = [cluster.client.connect(VIP, 80) for _ in range(20)]
+    cluster.run("lan", "ip", "link", "set", gone, "up")
+    eventually(lambda: is_target(cluster, witness, gone), "it to be back")
+    for host in HOSTS:
+        eventually(
+            lambda host=host: cluster.lab.client(host).vip(VIP)["distributor"] == new,  # type: ignore[misc]
+            f"{host} to see {new}",
+        )
+        eventually(lambda host=host: cluster.noun("status", host)["healthy"], host)  # type: ignore[misc]
+    assert_all_live(connections)
+    assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+
+
+def is_target(cluster: LabCluster, witness: str, host: str) -> bool:
+    """Of port 80, as `witness` has it."""
+    [row] = [row for row in cluster.noun("ports", witness) if row["port"] == 80]
+    return any(target["host"] == host for target in row["targets"])
