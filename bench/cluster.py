@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole of anyport in a lab: one host distributes, the other one is the target."""
+"""The whole of anyport in a lab: one host distributes, the others are targets."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from anyport.model import Protocol
 
 VIP = "10.77.0.200"
 LISTENERS = str(Path(__file__).with_name("listeners.py"))
+PLAYERS = str(Path(__file__).with_name("players.py"))
 FIRST_PORT = 10_000
 """Of many listeners: below all port blocks."""
 PATIENCE_SECONDS = 60.0
@@ -30,11 +32,11 @@ Settings = Mapping[str, Mapping[str, Any]]
 class Cluster:
     """Goes down at the end of the `with`."""
 
-    def __init__(self, name: str, settings: Settings | None = None) -> None:
+    def __init__(self, name: str, settings: Settings | None = None, hosts: int = 2) -> None:
         """`settings`: sections of the hosts' configuration."""
         self.lab = Lab(name)
         self.lab.down()  # what a killed run left
-        self.lab.up(2, [{"vip": VIP}], settings)
+        self.lab.up(hosts, [{"vip": VIP}], settings)
         self._programs: list[subprocess.Popen[str]] = []
         (vip,) = self.lab.client("host1").get("status")["vips"]
         self.distributor: str = vip["distributor"]
@@ -51,15 +53,24 @@ class Cluster:
 
     def listeners(self, first: int, count: int, protocol: Protocol = Protocol.TCP) -> Listeners:
         """On the VIP at the target, not open yet."""
-        program = self.lab.popen(
-            self.target,
-            [sys.executable, LISTENERS, protocol.name.lower(), VIP, str(first), str(count)],
+        words = (LISTENERS, protocol.name.lower(), VIP, str(first), str(count))
+        program = self._python(self.target, *words)
+        return Listeners(self, program, (protocol, range(first, first + count)))
+
+    def player(self, node: str, role: str, *arguments: object) -> Player:
+        """A program of players.py, for the VIP; it ends with the cluster."""
+        return Player(self._python(node, PLAYERS, role, VIP, *map(str, arguments)))
+
+    def _python(self, node: str, *words: str) -> subprocess.Popen[str]:
+        program: subprocess.Popen[str] = self.lab.popen(
+            node,
+            [sys.executable, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self._programs.append(program)
-        return Listeners(self, program, (protocol, range(first, first + count)))
+        return program
 
     def await_routes(
         self, ports: Sequence[int], protocol: Protocol = Protocol.TCP, there: bool = True
@@ -106,3 +117,30 @@ class Listeners:
         began = float(self._program.stdout.readline())
         self._open = not self._open
         return self._cluster.await_routes(self._ports, self._protocol, self._open) - began
+
+
+class Player:
+    """A program of players.py, running: lines in, JSON lines out."""
+
+    def __init__(self, program: subprocess.Popen[str]) -> None:
+        self._program = program
+
+    def tell(self, word: object = "") -> None:
+        assert self._program.stdin is not None
+        print(word, file=self._program.stdin, flush=True)
+
+    def said(self) -> Any:
+        """Waits for it. Raises RuntimeError if the program has ended."""
+        assert self._program.stdout is not None
+        line = self._program.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a program of players.py ended: {self._program.args!r}")
+        return json.loads(line)
+
+    def ask(self, word: object = "") -> Any:
+        self.tell(word)
+        return self.said()
+
+    def end(self) -> None:
+        self._program.kill()
+        self._program.communicate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.machine import about
@@ -26,12 +26,20 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def run_part(
-    description: str | None, measure: Measure, arguments: Sequence[str] | None = None
+    description: str | None,
+    measure: Measure,
+    arguments: Sequence[str] | None = None,
+    groups: Mapping[str, Measure] | None = None,
 ) -> None:
+    """`groups`: what `measure` consists of, if each can be measured by itself."""
     options = parser(description)
     options.add_argument("--json", type=Path, help="write every figure here")
+    if groups:
+        options.add_argument("--only", choices=groups)
     chosen = options.parse_args(arguments)
     leave_by_signal()
+    if groups and chosen.only:
+        measure = groups[chosen.only]
     series = measure(chosen.rounds, chosen.seconds)
     print_series(series)
     if chosen.json:

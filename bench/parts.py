@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from bench import bulk, changes, flood, memory, packet, requests
+from bench import bulk, changes, control, flood, memory, packet, requests
 
 PARTS: Mapping[str, ModuleType] = {
-    module.PART: module for module in (packet, memory, requests, bulk, flood, changes)
+    module.PART: module for module in (packet, memory, requests, bulk, flood, changes, control)
 }

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from anyport.lab import Lab
-from bench import bulk, changes, memory, packet, requests
+from bench import bulk, changes, churn, footprint, memory, opening, packet, requests, takeover
 from bench.cluster import FIRST_PORT, Cluster
 from bench.compiled import loaded
 from bench.flood import ACKS, DATAGRAMS, SYNS, XDP, Flood
@@ -97,6 +97,41 @@ def test_a_change_is_waited_for() -> None:
 def test_changes() -> None:
     found = changes.measure(1, 1, many=30, lab=f"{PREFIX}changes")
     assert len(found) == 6
+    assert all(series.median > 0 for series in found)
+
+
+def test_openings() -> None:
+    found = opening.measure("control", 1, 1, listeners=6, lab=f"{PREFIX}opening")
+    assert {series.subject for series in found} == {ANYPORT, "the disk"}
+    assert all(series.median > 0 for series in found)
+
+
+def test_a_table_that_keeps_up_is_right() -> None:
+    with Cluster(f"{PREFIX}churn", hosts=churn.HOSTS) as cluster:
+        churn.lag(cluster, 60, 1)
+        assert not cluster.lab.client(cluster.distributor).get("ports")
+
+
+def test_a_wrong_table_is_told() -> None:
+    with Cluster(f"{PREFIX}wrong", hosts=churn.HOSTS) as cluster:
+        another = cluster.lab.hosts[-1]
+        churning = churn.Churning(cluster, 60)
+        cluster.player(another, "serve").ask(FIRST_PORT + 5)  # one of the first host's
+        churning.go(0.1)
+        with pytest.raises(AssertionError, match="not what is open"):
+            churning.lag()
+
+
+def test_takeovers() -> None:
+    found = takeover.measure("control", 1, 1, ttls=[2], lab=f"{PREFIX}over")
+    medians = {series.row.name: series.median for series in found}
+    assert medians["host killed, lease of 2 s: datagrams lost"] > 0
+    assert len(medians) == 4
+
+
+def test_footprint() -> None:
+    found = footprint.measure("control", 1, 1, many=20, rate=60, lab=f"{PREFIX}foot")
+    assert {series.subject for series in found} == {"anyport, distributor", "anyport, target"}
     assert all(series.median > 0 for series in found)
 
 

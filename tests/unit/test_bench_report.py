@@ -11,9 +11,11 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import report, requests
+from bench.churn import climb
 from bench.plot import Bar, Group, svg
 from bench.rounds import Case, alternate
 from bench.series import DIRECT, Results, Row, Series, ratio
+from bench.takeover import lost, silence
 
 ROW = Row("keep-alive requests", "1/s", "≥ 0.97 of direct")
 BASE = Series("requests", ROW, DIRECT, [100.0, 200.0, 50.0])
@@ -92,3 +94,26 @@ def test_what_wrk_says() -> None:
     assert requests.failed(WRK) == ""
     errors = "  Socket errors: connect 1, read 0, write 0, timeout 0\n"
     assert requests.failed(WRK + errors) == errors.strip()
+
+
+def test_rows_of_several_units_each_say_theirs() -> None:
+    series = [
+        Series("control", Row("silence", "ms"), "anyport", [4.0]),
+        Series("control", Row("changes", "1/s"), "anyport", [2000.0]),
+    ]
+    drawing = report.plot("Control", series)
+    texts = [
+        t.text for t in ElementTree.fromstring(drawing).iter("{http://www.w3.org/2000/svg}text")
+    ]
+    assert {"Control", "silence (ms)", "changes (1/s)"} <= set(texts)
+
+
+@pytest.mark.parametrize(("most", "found"), [(99, 40), (30, 30), (20, 20), (10, 10), (9, 0)])
+def test_the_highest_rate_that_holds(most: int, found: int) -> None:
+    assert climb((10, 20, 30, 40), 20, lambda rate: rate <= most) == found
+
+
+def test_silence_is_between_answers_and_lost_what_never_had_one() -> None:
+    knocks = [(0.0, 0.5), (1.0, None), (2.0, None), (3.0, 3.25), (4.0, 4.25)]
+    assert silence(knocks) == 2.75
+    assert lost(knocks) == 2
