@@ -50,6 +50,11 @@ COUNT ?= 1000000
 fuzz: $(VENV)/.dev bpf
 	$(BIN)/python -m tests.fuzz --count $(COUNT) $(if $(SEED),--seed $(SEED))
 
+# Faults at random under real clients, for so long. SEED= gives the same faults again.
+MINUTES ?= 10
+chaos: $(VENV)/.dev bpf
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 # What the kernel has to do with, on Debian 12's own kernel, in an emulated machine.
 test-kernel: $(VENV)/.dev bpf $(KERNEL)/.fetched
 	tests/kernel/boot $(KERNEL) $(KERNEL_TESTS)
@@ -80,4 +85,4 @@ clean:
 	$(MAKE) --silent -C bpf clean
 	rm -rf $(VENV) $(KERNEL)
 
-.PHONY: install bpf test fuzz test-kernel check demo bench clean
+.PHONY: install bpf test fuzz chaos test-kernel check demo bench clean

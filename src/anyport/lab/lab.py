@@ -63,7 +63,7 @@ class Lab:
             wanted["registry"] = {**wanted["registry"], "endpoints": self._start_etcd()}
             for name in self.hosts:
                 self.configure(name, wanted)
-                self._start(name)
+                self.launch_daemon(name)
             self._await(self._all_joined, "every host to see every other")
             for definition in definitions:
                 self.client("host1").add_vip(**definition)
@@ -197,8 +197,27 @@ class Lab:
 
     def start_daemon(self, host: str) -> None:
         """Returns when it answers. Raises AnyportError with the end of its log if it ends first."""
-        self._start(host)
+        self.launch_daemon(host)
         self._await(lambda: _answers(self.node(host)), f"{host} to answer")
+
+    def launch_daemon(self, host: str, packages: Path | None = None) -> None:
+        """Without waiting for it. `packages`: the directory of another copy of this package."""
+        node = self.node(host)
+        environment = processes.environment(node)
+        if packages is not None:
+            environment["PYTHONPATH"] = str(packages)
+        with open(node.log, "ab") as log:
+            self._daemons[host] = self.popen(
+                host,
+                [str(processes.scripts() / "anyport"), "run"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+            )
+        node.pid.write_text(f"{self._daemons[host].pid}\n")
 
     def kill_daemon(self, host: str, number: int = signal.SIGKILL) -> None:
         """Returns when the daemon is gone. Raises AnyportError if none runs."""
@@ -241,20 +260,6 @@ class Lab:
         except AnyportError as error:
             health = {"healthy": False, "problems": [str(error)]}
         return row | {"daemon": self.daemon_pid(node.name)} | health
-
-    def _start(self, host: str) -> None:
-        node = self.node(host)
-        with open(node.log, "ab") as log:
-            self._daemons[host] = self.popen(
-                host,
-                [str(processes.scripts() / "anyport"), "run"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                start_new_session=True,
-            )
-        node.pid.write_text(f"{self._daemons[host].pid}\n")
 
     def _start_etcd(self) -> list[str]:
         lan = self.node(LAN)

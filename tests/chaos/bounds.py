@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the checker grants: each bound, and each excuse, in one place."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+CONVERGED_SECONDS = 20.0
+"""After the last fault: all daemons agree, every listener is served."""
+
+KNOWN_SECONDS = 2.0
+"""While no fault is near: from listen() or close() until a probe has to see it."""
+
+BOTH_SECONDS = 2.0
+"""For so long at most two hosts forward packets of one VIP: until the successor's announcement
+has arrived, the machine being busy."""
+
+GAP_SECONDS = 0.5
+"""A host that forwards nothing for longer has stopped to forward."""
+
+NEAR_SECONDS = 1.0
+"""Clocks are one, but what is seen on the wire is told up to so much later."""
+
+CONNECTIONS_END_WITH_A_TAKEOVER = True
+"""Connections that live while another host becomes the distributor may break. To be removed when
+takeovers keep them: then this is False, and nothing else changes."""
+
+Whose = Literal["nobody's", "its host's", "the distributor's too"]
+
+BREAKS: dict[str, Whose] = {
+    "kill": "nobody's",
+    "freeze": "nobody's",
+    "stop": "nobody's",
+    "upgrade": "nobody's",
+    "etcd_kill": "nobody's",
+    "etcd_freeze": "nobody's",
+    "etcd_empty": "nobody's",
+    "etcd_cut": "nobody's",
+    "lan_cut": "the distributor's too",
+    "compact": "nobody's",
+    "drain": "nobody's",
+    "method": "nobody's",
+    "server_kill": "its host's",
+}
+"""Whose connections a fault may break that live while it lasts: those of the host that it hits; of
+a host that distributes, all that are forwarded by it. Every other fault breaks none, by itself:
+what its takeover does is a matter of its own, above."""
+
+FLOWS_LEAVE_A_DRAINED_HOST = True
+"""A datagram may begin a flow, so a flow stays only where a new one could go: with its host's
+drain it moves at once, not only when it has been silent. To be removed if drains keep flows."""
+
+REMOVES = {
+    *("kill", "freeze", "stop", "upgrade", "server_kill"),
+    *("etcd_kill", "etcd_freeze", "etcd_empty", "etcd_cut", "lan_cut"),
+    *(["drain"] if FLOWS_LEAVE_A_DRAINED_HOST else []),
+}
+"""A host hit by it may be no target any more for a while, as its lease ended, and UDP flows leave
+it: from the fault's begin until all is settled. Those that hit no host, hit any."""

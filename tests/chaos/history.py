@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happened in a run, from its events alone: who listened, which fault lasted how long, who
+forwarded packets. Nothing here asks anybody."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+
+from tests.chaos import bounds
+from tests.chaos.recorder import Event
+
+
+@dataclass(frozen=True)
+class Span:
+    begin: float
+    end: float
+
+    def overlaps(self, other: Span) -> bool:
+        return self.begin <= other.end and other.begin <= self.end
+
+    def holds(self, other: Span) -> bool:
+        return self.begin <= other.begin and other.end <= self.end
+
+    def wider(self, before: float, after: float) -> Span:
+        return Span(self.begin - before, self.end + after)
+
+
+@dataclass(frozen=True)
+class Fault:
+    what: str
+    hosts: tuple[str, ...]
+    span: Span
+
+
+@dataclass(frozen=True)
+class Listener:
+    """`zero`: on a port that bind(VIP, 0) gave; `lasting`: for more than one client."""
+
+    host: str
+    protocol: str
+    port: int
+    zero: bool
+    lasting: bool
+    span: Span
+
+
+@dataclass(frozen=True)
+class Takeover:
+    at: float
+    old: str
+    new: str
+
+
+class History:
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._by_kind: dict[str, list[Event]] = defaultdict(list)
+        for event in sorted(events, key=lambda event: event["at"]):
+            self._by_kind[event["kind"]].append(event)
+
+    def of(self, kind: str) -> list[Event]:
+        """By time."""
+        return self._by_kind[kind]
+
+    # ---- faults ----
+
+    @cached_property
+    def faults(self) -> list[Fault]:
+        """Those that came to pass; one without an end lasts."""
+        ends = {e["number"]: e["at"] for e in self.of("fault") if e["phase"] == "end"}
+        return [
+            Fault(e["what"], tuple(e["hosts"]), Span(e["at"], ends.get(e["number"], inf)))
+            for e in self.of("fault")
+            if e["phase"] == "begin"
+        ]
+
+    @cached_property
+    def steady(self) -> list[Span]:
+        """No fault is near, and everything is to be served."""
+        begins = [e["at"] for e in self.of("steady") if e["phase"] == "begin"]
+        ends = [e["at"] for e in self.of("steady") if e["phase"] == "end"]
+        return [Span(*both) for both in zip(begins, [*ends, inf], strict=False)]
+
+    def is_steady(self, span: Span) -> bool:
+        return any(steady.holds(span) for steady in self.steady)
+
+    def excuses(self, host: str | None, span: Span) -> bool:
+        """Whether a fault, or a takeover, explains that a connection to `host` broke that lived
+        for `span`. None: the host is not known, so any may have been it."""
+        return any(
+            fault.span.overlaps(span) and self._breaks(fault, host, span) for fault in self.faults
+        ) or (bounds.CONNECTIONS_END_WITH_A_TAKEOVER and self.takes_over(span))
+
+    def _breaks(self, fault: Fault, host: str | None, span: Span) -> bool:
+        whose = bounds.BREAKS[fault.what]
+        if whose == "nobody's":
+            return False
+        hit = host is None or host in fault.hosts
+        on_the_way = whose == "the distributor's too" and not self.distributors(span).isdisjoint(
+            fault.hosts
+        )
+        return hit or on_the_way
+
+    def removes(self, host: str, span: Span) -> bool:
+        """Whether a fault explains that `host` was no target any more."""
+        return any(
+            fault.what in bounds.REMOVES
+            and host in (fault.hosts or (host,))
+            and Span(fault.span.begin, self._settled_after(fault.span.end)).overlaps(span)
+            for fault in self.faults
+        )
+
+    def _settled_after(self, at: float) -> float:
+        return next((e["at"] for e in self.of("settled") if e["at"] >= at), inf)
+
+    # ---- who distributes, as the wire shows it ----
+
+    @cached_property
+    def _sent(self) -> list[tuple[float, str]]:
+        forwarded = [(e["first"], e["host"]) for e in self.of("forwarded")]
+        return sorted([*forwarded, *((e["at"], e["host"]) for e in self.of("announced"))])
+
+    @cached_property
+    def takeovers(self) -> list[Takeover]:
+        pairs = zip(self._sent, self._sent[1:], strict=False)
+        return [Takeover(at, old, new) for (_, old), (at, new) in pairs if old != new]
+
+    def takes_over(self, span: Span) -> bool:
+        near = span.wider(bounds.NEAR_SECONDS, bounds.NEAR_SECONDS)
+        return any(near.begin <= takeover.at <= near.end for takeover in self.takeovers)
+
+    def distributors(self, span: Span) -> set[str]:
+        """All that were it during the span."""
+        before = [host for at, host in self._sent if at <= span.begin][-1:]
+        return {*before, *(host for at, host in self._sent if span.begin <= at <= span.end)}
+
+    @cached_property
+    def forwarding(self) -> dict[str, list[Span]]:
+        """Host -> when it forwarded packets, without gaps longer than GAP_SECONDS."""
+        spans: dict[str, list[Span]] = defaultdict(list)
+        for event in self.of("forwarded"):
+            spans[event["host"]].append(Span(event["first"], event["at"]))
+        return {host: list(_merged(found)) for host, found in spans.items()}
+
+    # ---- who listened, as the servers say ----
+
+    @cached_property
+    def listeners(self) -> list[Listener]:
+        ends = self._endings()
+        return [
+            Listener(
+                e["host"],
+                e["protocol"],
+                e["port"],
+                e["zero"],
+                e["lasting"],
+                Span(e["at"], next((at for at in ends[e["id"]] if at >= e["at"]), inf)),
+            )
+            for e in self.of("opened")
+        ]
+
+    def _endings(self) -> dict[str, list[float]]:
+        """Listener's id -> when it was closed, or died; by time."""
+        ends: dict[str, list[float]] = defaultdict(list)
+        for event in self.of("closed"):
+            ends[event["id"]].append(event["at"])
+        for event in self.of("died"):
+            for name in {e["id"] for e in self.of("opened") if e["host"] == event["host"]}:
+                ends[name].append(event["at"])
+        for found in ends.values():
+            found.sort()
+        return ends
+
+    @cached_property
+    def _by_port(self) -> dict[tuple[str, int], list[Listener]]:
+        found: dict[tuple[str, int], list[Listener]] = defaultdict(list)
+        for listener in self.listeners:
+            found[listener.protocol, listener.port].append(listener)
+        return found
+
+    def listening(self, protocol: str, port: int) -> list[Listener]:
+        """All that there ever were on the port."""
+        return self._by_port.get((protocol, port), [])
+
+    def ports(self) -> Iterator[tuple[str, int]]:
+        yield from self._by_port
+
+
+def _merged(spans: Iterable[Span]) -> Iterator[Span]:
+    merged: Span | None = None
+    for span in sorted(spans, key=lambda span: span.begin):
+        if merged is not None and span.begin - merged.end <= bounds.GAP_SECONDS:
+            merged = Span(merged.begin, max(merged.end, span.end))
+            continue
+        if merged is not None:
+            yield merged
+        merged = span
+    if merged is not None:
+        yield merged
