@@ -46,6 +46,16 @@ BREAKS: dict[str, Whose] = {
 a host that distributes, all that are forwarded by it. Every other fault breaks none, by itself:
 what its takeover does is a matter of its own, above."""
 
+CUTS = {"lan_cut"}
+"""While it lasts, and until all is settled, a service that every host has may not be reached. No
+other fault may be seen by those who begin a connection to one: packets outlive all processes. The
+same holds for ports that bind(VIP, 0) gave, but for what is said next."""
+
+GIVEN_PORTS_WAIT_FOR_THEIR_HOST = True
+"""Who takes over routes the ports of bind(VIP, 0) only to hosts that are members just then: where
+all leases ended together, they are refused until their host is back. To be removed if a takeover
+knows of hosts that are away."""
+
 FLOWS_LEAVE_A_DRAINED_HOST = True
 """A datagram may begin a flow, so a flow stays only where a new one could go: with its host's
 drain it moves at once, not only when it has been silent. To be removed if drains keep flows."""

@@ -121,10 +121,21 @@ def _listened(history: History, protocol: str, port: int, span: Span, host: str)
 
 
 def _is_owed(history: History, protocol: str, port: int, span: Span) -> bool:
-    """No fault is near, and somebody listens for long enough that all must know."""
-    return history.is_steady(span) and any(
-        listener.lasting and listener.span.holds(span.wider(_known_after(listener), 0))
+    """No fault is near, and somebody listens for long enough that all must know. Where everybody
+    does, or the port is one that bind(VIP, 0) gave, only what bounds.py says excuses more."""
+    known = [
+        listener
         for listener in history.listening(protocol, port)
+        if listener.lasting and listener.span.holds(span.wider(_known_after(listener), 0))
+    ]
+    if not known or history.is_steady(span):
+        return bool(known)
+    if history.is_cut(span):
+        return False
+    if {listener.host for listener in known} == history.hosts:
+        return True
+    return any(listener.zero for listener in known) and not (
+        bounds.GIVEN_PORTS_WAIT_FOR_THEIR_HOST and history.has_taken_over(span)
     )
 
 

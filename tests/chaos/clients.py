@@ -23,8 +23,8 @@ from tests.chaos.scenario import SHARED_TCP, SHARED_UDP
 from tests.chaos.servers import ECHO, FTP, HTTP, UDP_ECHO, WILDCARD, content
 
 DOWNLOADS, FTPS, ECHOES, FLOWS = 3, 1, 4, 2
-PROBE_SECONDS = 2.5
-"""Longer than the first repetition of a lost SYN takes."""
+PROBE_SECONDS = 5.0
+"""Longer than two repetitions of a lost SYN take."""
 PROBE_PAUSE = 0.5
 LONGEST_SECONDS = 60.0
 """A connection that has not gone on for so long is broken."""

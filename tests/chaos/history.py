@@ -113,6 +113,14 @@ class History:
             for fault in self.faults
         )
 
+    def is_cut(self, span: Span) -> bool:
+        """Whether a host has no network, or the others have not settled again since."""
+        return any(
+            Span(fault.span.begin, self._settled_after(fault.span.end)).overlaps(span)
+            for fault in self.faults
+            if fault.what in bounds.CUTS
+        )
+
     def _settled_after(self, at: float) -> float:
         return next((e["at"] for e in self.of("settled") if e["at"] >= at), inf)
 
@@ -131,6 +139,11 @@ class History:
     def takes_over(self, span: Span) -> bool:
         near = span.wider(bounds.NEAR_SECONDS, bounds.NEAR_SECONDS)
         return any(near.begin <= takeover.at <= near.end for takeover in self.takeovers)
+
+    def has_taken_over(self, span: Span) -> bool:
+        """Since all was steady last."""
+        begin = max((steady.end for steady in self.steady if steady.end <= span.begin), default=0.0)
+        return self.takes_over(Span(begin, span.end))
 
     def distributors(self, span: Span) -> set[str]:
         """All that were it during the span."""
@@ -180,6 +193,11 @@ class History:
         for listener in self.listeners:
             found[listener.protocol, listener.port].append(listener)
         return found
+
+    @cached_property
+    def hosts(self) -> set[str]:
+        """All that ever listened."""
+        return {listener.host for listener in self.listeners}
 
     def listening(self, protocol: str, port: int) -> list[Listener]:
         """All that there ever were on the port."""

@@ -41,6 +41,10 @@ def opened(at: float, host: str, port: int, protocol: str = "tcp", **more: Any) 
     return event(at, "opened", host=host, port=port, **{**told, **more})
 
 
+ELSEWHERE = opened(90, "host3", 9)
+"""Without it there would be no host but those of the test."""
+
+
 def closed(at: float, host: str, port: int) -> Event:
     return event(at, "closed", id=f"{host} {port}")
 
@@ -161,7 +165,7 @@ def test_changed_bytes_are_never_excused() -> None:
 def test_a_new_connection_that_is_owed() -> None:
     refused = broken(150, 151, connected=False)
     assert rules(steady(), opened(120, "host2", 7), refused) == ["a listener is not reached"]
-    assert rules(opened(120, "host2", 7), refused) == []
+    assert rules(ELSEWHERE, opened(120, "host2", 7), refused) == []
     assert rules(steady(), refused) == []
 
 
@@ -194,15 +198,38 @@ def test_a_listener_that_is_not_reached() -> None:
     missed = probe(150, 8001, None)
     assert rules(steady(), opened(120, "host1", 8001), missed) == ["a listener is not reached"]
     assert rules(steady(), opened(149, "host1", 8001), missed) == []  # not known to all yet
-    assert rules(steady(149.95), opened(120, "host1", 8001), missed) == []  # a fault was near
+    near = steady(149.95)  # a fault was before
+    assert rules(ELSEWHERE, near, opened(120, "host1", 8001), missed) == []
     assert rules(steady(), opened(120, "host1", 8001), closed(149.95, "host1", 8001), missed) == []
     assert rules(steady(), opened(120, "host1", 8001), probe(150, 8001, "host1")) == []
+
+
+def test_what_every_host_has_is_reached_whatever_happens() -> None:
+    everywhere = [opened(120, host, 80) for host in ("host1", "host2")]
+    missed = probe(150, 80, None, "timeout")
+    assert rules(everywhere, missed) == ["a listener is not reached"]
+    assert rules(everywhere, fault(140, 151, "kill", "host1", "host2"), missed) != []
+    assert rules(everywhere, fault(140, 151, "lan_cut", "host1"), missed) == []
+    assert rules(everywhere, fault(140, 145, "lan_cut", "host1"), missed) == []
+    settled = event(147, "settled")
+    assert rules(everywhere, fault(140, 145, "lan_cut", "host1"), settled, missed) != []
+    assert rules(everywhere, closed(149, "host2", 80), missed) == []
 
 
 def test_a_given_port_is_reached_at_once() -> None:
     assert rules(steady(), given(149.8, "host1", 40000), probe(150, 40000, None)) == [
         "a listener is not reached"
     ]
+
+
+def test_a_given_port_is_reached_whatever_happens() -> None:
+    known = [ELSEWHERE, given(120, "host1", 40000), probe(150, 40000, None)]
+    assert rules(known) == ["a listener is not reached"]
+    assert rules(known, fault(140, 151, "kill", "host1")) == ["a listener is not reached"]
+    assert rules(known, fault(140, 151, "lan_cut", "host2")) == []
+    takeover = [event(130, "announced", host="host2"), event(145, "announced", host="host3")]
+    assert rules(known, takeover) == []
+    assert rules(known, takeover, steady(146, 149)) == ["a listener is not reached"]
 
 
 def test_who_answers_and_does_not_listen() -> None:
