@@ -31,6 +31,7 @@
 #define WORD_TAG	0xfffffffffffff000ULL
 #define SEEN_BITS	30
 #define TICK_SHIFT	27
+#define GATHERED_BYTES	48000 /* of whole rows of either family */
 #define TUNNEL_ROWS	512
 #define COMM_LENGTH	16
 #define HANDED_ON	0x616e7970	/* "anyp" */
@@ -168,8 +169,8 @@ struct vip {
 	__u32 index;		/* its row here, in routes and in fenced */
 	__u8 mac[6];		/* answers ARP with it */
 	__u16 pad;
-	__u32 pad2;
-	__u64 udp_idle_ns; /* a UDP flow silent for longer is selected anew */
+	__u32 gathering_until; /* in ticks (see struct connection); 0: not gathering */
+	__u64 udp_idle_ns;     /* a UDP flow silent for longer is selected anew */
 };
 
 /* fenced[vip index]: another host announced the VIP. */
@@ -306,6 +307,37 @@ struct upkeep_request {
 	__u32 done;  /* answer: entries */
 };
 
+/*
+ * A host's connection to a VIP, as its sockets have it: rows of a piece. Through the
+ * registry from any host to any other, so all is in network order.
+ */
+struct own_ipv4 {
+	__u32 client;
+	__u16 client_port;
+	__u16 port;
+};
+
+struct own_ipv6 {
+	struct address client;
+	__u16 client_port;
+	__u16 port;
+};
+
+/* gathered: 0 -> the rows of one piece, of the VIP's family. */
+struct gathered {
+	__u8 rows[GATHERED_BYTES];
+};
+
+/* Argument of `enter` (SEC("syscall")). */
+struct enter_request {
+	__u32 row;     /* of the VIP */
+	__u32 slot;    /* of the host whose connections they are */
+	__u32 family;  /* enum family */
+	__u32 count;   /* of rows in `gathered` */
+	__u32 others;  /* answer: those that are another host's here */
+	__u32 no_room; /* answer: those that found none */
+};
+
 /* table_key: 0 -> random, and as old as the table. */
 struct table_key {
 	__u64 words[6];
@@ -355,6 +387,7 @@ enum verdict {
 	VERDICT_DROP_NO_PATH,	    /* the target's address is not known */
 	VERDICT_DROP_TABLE,	    /* a table entry points nowhere */
 	VERDICT_DROP_FENCED,	    /* not sent here by the host that announced the VIP */
+	VERDICT_DROP_GATHERING,	    /* not a SYN and not known: whose it is, is being asked */
 	VERDICT_COUNTERS,
 };
 

@@ -12,7 +12,19 @@ struct counter64 {
 	long long counter;
 } RELOCATED;
 
+/* struct in6_addr, which is never looked into */
+struct ipv6_words {
+	unsigned int words[4];
+};
+
 struct sock_common {
+	unsigned int skc_daddr;
+	unsigned int skc_rcv_saddr;
+	unsigned short skc_dport; /* network order */
+	unsigned short skc_num;	  /* host order */
+	unsigned short skc_family;
+	struct ipv6_words skc_v6_daddr;
+	struct ipv6_words skc_v6_rcv_saddr;
 	unsigned char skc_ipv6only : 1;
 	volatile unsigned char skc_state;
 	struct counter64 skc_cookie;

@@ -69,6 +69,14 @@ struct {
 	__type(value, struct bucket);
 } former SEC(".maps");
 
+/* What a host says of its own connections, while it is entered. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct gathered);
+} gathered SEC(".maps");
+
 /* Nobody outside can tell where a flow stands in `connections`. Written once. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -81,7 +81,8 @@ struct packet {
 	bool resets;	 /* RST */
 	__be16 ttl_word; /* IPv4's TTL and protocol: the 16 bits the checksum sees */
 	__be16 check;
-	__u64 choice; /* what choose() returned, here or before in XDP; 0: not yet */
+	__u32 gathering_until; /* the VIP's */
+	__u64 choice;	       /* what choose() returned, here or before in XDP; 0: not yet */
 };
 
 static __always_inline bool same_mac(const __u8 *a, const __u8 *b)

@@ -123,6 +123,18 @@ static __always_inline __u64 choose_for_error(const struct packet *packet,
 }
 
 /*
+ * Of a connection that some host may have, and has not said yet: a wrong target
+ * would reset it, and so would the local stack, for a port that has no listener any
+ * more. Its sender repeats it. An RST nobody repeats or answers: it takes its chance.
+ */
+static __always_inline bool waits(const struct packet *packet)
+{
+	__s32 left = packet->gathering_until - ticks();
+
+	return packet->gathering_until && left > 0 && !packet->opens && !packet->resets;
+}
+
+/*
  * The route comes first: a port that is unique by now goes to its owner,
  * whatever an older connection entry says (IBM PM76397: the more specific
  * entry won, and the flow went nowhere).
@@ -153,6 +165,8 @@ __noinline __u64 choose(const struct packet *packet, __u32 vip_index)
 	slot = follow_connection(&home, packet, &route);
 	if (slot != NO_SLOT)
 		return chosen(VERDICT_ESTABLISHED, slot);
+	if (waits(packet))
+		return chosen(VERDICT_DROP_GATHERING, NO_SLOT);
 	if (route.kind == ROUTE_NONE)
 		return chosen(VERDICT_NO_ROUTE, NO_SLOT);
 	hash = hash_of(&packet->flow);
@@ -170,6 +184,8 @@ static __always_inline struct decision decide_transport(const struct vip *vip,
 	packet->choice = choice;
 	if (verdict == VERDICT_NO_ROUTE)
 		return decided(verdict, PASS);
+	if (verdict == VERDICT_DROP_GATHERING)
+		return decided(verdict, DROP);
 	return for_target(slot, send_to(verdict, slot, packet));
 }
 
@@ -275,6 +291,7 @@ static __always_inline struct decision decide_vip(struct frame *frame, const str
 	if (is_fenced(vip))
 		return decide_fenced(vip, source);
 	packet->udp_idle_ns = vip->udp_idle_ns;
+	packet->gathering_until = vip->gathering_until;
 	return decide_ours(frame, vip, packet);
 }
 
@@ -335,6 +352,7 @@ static __always_inline struct decision decide_plain(struct frame *frame, struct 
 	    !parse_plain(frame, packet))
 		return left;
 	packet->udp_idle_ns = vip->udp_idle_ns;
+	packet->gathering_until = vip->gathering_until;
 	return for_vip(vip, decide_transport(vip, packet));
 }
 

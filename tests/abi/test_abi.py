@@ -30,7 +30,7 @@ COUNTS = {
     "TUNNEL_COUNTERS": abi.TunnelCounter,
     "VERDICT_COUNTERS": abi.Verdict,
 }
-OBJECTS = ["listen", "distribute", "target"]
+OBJECTS = ["listen", "distribute", "target", "gather"]
 
 Btf = dict[int, dict[str, Any]]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -15,7 +16,7 @@ from anyport.decide.rows import NO_HOP, Hop, HostRow, Path, RouteKind, RouteRow
 from anyport.model import Protocol
 from anyport.model.definition import Address
 from tests.packet import world as w
-from tests.packet.frames import FLAGS, FRAMES, MACS, PEER, mixed
+from tests.packet.frames import FLAGS, FRAMES, MACS, PEER, client_ports, mixed
 from tests.packet.twin import EXTRA, EXTRA_ROW, LAST_PORT, LAST_SLOT, ROWS, SELECTIONS, Twin, is_run
 from tests.packet.world import GSO, MAC, VIPS, World
 from tests.support.packets import ACK, SYN
@@ -117,6 +118,28 @@ unfencings = rows.map(lambda row: change(f"unfence {row}", lambda world: world.k
 peers = st.sets(rows).map(
     lambda known: change(f"peer of {known}", lambda w: w.kernel.set_peers({PEER: known}))
 )
+# Longer than any run: when it ends by itself is no matter of the model.
+gatherings = st.builds(
+    lambda vip, seconds: change(
+        f"{vip} gathers for {seconds} s", lambda world: world.kernel.gather(vip, seconds)
+    ),
+    vips,
+    st.sampled_from([0, 100_000]),
+)
+
+
+def _entered(vip: Address, slot: int, client_port: int, port: int) -> Step:
+    client = w.CLIENT6 if vip.version == 6 else w.CLIENT
+    row = client.packed + struct.pack("!HH", client_port, port)
+
+    def do(world: World) -> None:
+        if vip in world.kernel.vips():
+            world.kernel.enter_connections(vip, ROWS[vip], slot, row)
+
+    return change(f"{vip}: {slot} has {row.hex()}", do)
+
+
+entries = st.builds(_entered, vips, slots, client_ports, st.sampled_from(PORTS))
 handovers = st.sets(slots, max_size=2).map(
     lambda gone: change(f"forget {gone}", lambda w: w.kernel.forget_connections(gone))
 )
@@ -148,7 +171,9 @@ def lives(draw: st.DrawFn) -> list[Step]:
     sent = st.builds(_send, st.sampled_from(frames), st.just(False))
     routed = st.builds(_routed, *map(st.just, (VIPS[vip], port, protocol)), routes)
     idle = st.builds(_vip, st.just(vip), st.just(MAC), st.sampled_from(IDLE))
-    turns = mixed(sent, sent, sent, passages, mixed(routed, routed, idle))
+    entered = st.builds(_entered, st.just(vip), slots, st.just(5000), st.just(port))
+    changed = mixed(routed, routed, idle, gatherings, entered)
+    turns = mixed(sent, sent, sent, passages, changed)
     return draw(st.lists(turns, min_size=4, max_size=20))
 
 
@@ -162,6 +187,8 @@ CHANGES: SearchStrategy[Step] = mixed(
     unfencings,
     peers,
     handovers,
+    gatherings,
+    entries,
     passages,
 )
 runs = st.lists(mixed(packets, packets, packets, packets, CHANGES))

@@ -126,7 +126,7 @@ class World:
         rows = {(protocol, port): row for port, row in ROUTES.items() for protocol in Protocol}
         for vip, index in VIPS.items():
             self.kernel.set_routes(index, rows)
-            self.kernel.set_vip(vip, index, MAC)
+            self.kernel.set_vip(vip, index, MAC, gathering=0)
 
     def close(self) -> None:
         self.kernel.close()

@@ -28,6 +28,7 @@ __all__ = [
     "COMM_LENGTH",
     "COUNTED_ROWS",
     "COUNTED_SLOTS",
+    "GATHERED_BYTES",
     "HANDED_ON",
     "MAX_HOSTS",
     "MAX_SELECTIONS",
@@ -58,11 +59,13 @@ __all__ = [
     "Definition",
     "DefinitionFlags",
     "Endpoint",
+    "EnterRequest",
     "Event",
     "EventKind",
     "Family",
     "Fence",
     "Flow",
+    "Gathered",
     "HandedOn",
     "HandedPort",
     "Hop",
@@ -70,6 +73,8 @@ __all__ = [
     "LearntMtu",
     "ListenCounter",
     "ListeningSocket",
+    "OwnIpv4",
+    "OwnIpv6",
     "PathKind",
     "PeerRow",
     "PortWord",
@@ -107,6 +112,7 @@ WORD_USED = 1 << 11
 WORD_TAG = 0xFFFFFFFFFFFFF000
 SEEN_BITS = 30
 TICK_SHIFT = 27
+GATHERED_BYTES = 48000
 TUNNEL_ROWS = 512
 COMM_LENGTH = 16
 NO_SLOT = MAX_HOSTS
@@ -256,7 +262,7 @@ class Vip(LittleEndianStructure):
         ("index", c_uint32),
         ("mac", c_uint8 * 6),
         ("pad", c_uint16),
-        ("pad2", c_uint32),
+        ("gathering_until", c_uint32),
         ("udp_idle_ns", c_uint64),
     )
 
@@ -369,6 +375,31 @@ class UpkeepRequest(LittleEndianStructure):
     )
 
 
+class OwnIpv4(LittleEndianStructure):
+    """All in network order; so is OwnIpv6."""
+
+    _fields_ = (("client", c_uint32), ("client_port", c_uint16), ("port", c_uint16))
+
+
+class OwnIpv6(LittleEndianStructure):
+    _fields_ = (("client", Address), ("client_port", c_uint16), ("port", c_uint16))
+
+
+class Gathered(LittleEndianStructure):
+    _fields_ = (("rows", c_uint8 * GATHERED_BYTES),)
+
+
+class EnterRequest(LittleEndianStructure):
+    _fields_ = (
+        ("row", c_uint32),
+        ("slot", c_uint32),
+        ("family", c_uint32),
+        ("count", c_uint32),
+        ("others", c_uint32),
+        ("no_room", c_uint32),
+    )
+
+
 class TableKey(LittleEndianStructure):
     _fields_ = (("words", c_uint64 * 6),)
 
@@ -414,6 +445,7 @@ class Verdict(enum.IntEnum):
     DROP_NO_PATH = 28
     DROP_TABLE = 29
     DROP_FENCED = 30
+    DROP_GATHERING = 31
 
 
 class Counter(LittleEndianStructure):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from anyport.kernel import abi
 from anyport.kernel.libbpf import Map, Object, Program
+from anyport.kernel.own_connections import row_bytes
 from anyport.model import Protocol
 from anyport.model.definition import Address
 
@@ -44,10 +45,25 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> abi.TICK_SHIFT << abi.TICK_SHIFT
 
 
+def in_ticks(seconds: float) -> int:
+    """CLOCK_MONOTONIC so many seconds from now, as the packet program counts; never 0."""
+    at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + round(seconds * 1e9)
+    return (at >> abi.TICK_SHIFT) & 0xFFFFFFFF or 1
+
+
 def buckets(connections: int) -> int:
     """How many hold as many connections, of which one in 250 then finds no room."""
     page = abi.PAGE_BUCKETS * abi.BUCKET_WAYS
     return -(-connections * _ROOM // page) * abi.PAGE_BUCKETS
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """Of rows that a host said are its connections: how many are another's here already, and
+    how many found no room."""
+
+    others: int
+    no_room: int
 
 
 class ConnectionTable:
@@ -58,6 +74,8 @@ class ConnectionTable:
         self._former: Map = loaded.map("former")
         self._forget: Program = loaded.program("forget")
         self._adopt: Program = loaded.program("adopt")
+        self._enter: Program = loaded.program("enter")
+        self._gathered: Map = loaded.map("gathered")
         _set_key(loaded.map("table_key"))
 
     def rows(self, vip_of: AddressOfRow) -> Iterator[ConnectionRow]:
@@ -94,6 +112,19 @@ class ConnectionTable:
     def adopt_former(self) -> None:
         """Copies what `former` holds and is not known here; as far as there is room."""
         _run(self._adopt, abi.UpkeepRequest(), self._former.max_entries)
+
+    def enter(self, vip: Address, vip_row: int, slot: int, rows: bytes) -> Entered:
+        """Connections to this VIP that the host of the slot says are its own.
+
+        `rows`: abi.GATHERED_BYTES at most, as own_connections.OwnConnections has them; a last
+        one that is cut off is not read. Who is known here already stays where it is.
+        """
+        self._gathered.update(bytes(4), rows.ljust(abi.GATHERED_BYTES, b"\0"))
+        family = abi.Family.of(vip)
+        request = abi.EnterRequest(vip_row, slot, family, len(rows) // row_bytes(vip))
+        _, _, answer, _ = self._enter.test_run(ctx_in=bytes(request))
+        done = abi.EnterRequest.from_buffer_copy(answer)
+        return Entered(done.others, done.no_room)
 
 
 def _run(program: Program, request: abi.UpkeepRequest, count: int) -> int:

@@ -15,7 +15,7 @@ from anyport.decide.rows import MAX_HOSTS, Family, Hop, HostRow, RouteRow, Selec
 from anyport.errors import KernelError
 from anyport.kernel import abi, inner_maps, loader, traffic
 from anyport.kernel.clsact import Filter
-from anyport.kernel.connections import ConnectionRow, ConnectionTable, buckets
+from anyport.kernel.connections import ConnectionRow, ConnectionTable, Entered, buckets, in_ticks
 from anyport.kernel.counters import Count, Counters, packets_by_verdict
 from anyport.kernel.libbpf import AttachType, Map, MapType, Object, Program
 from anyport.kernel.vips import Vips
@@ -149,20 +149,33 @@ class DistributorKernel:
         return self._vips.known()
 
     def set_vip(
-        self, vip: Address, index: int, mac: bytes, udp_idle: int = UDP_IDLE_SECONDS
+        self,
+        vip: Address,
+        index: int,
+        mac: bytes,
+        udp_idle: int = UDP_IDLE_SECONDS,
+        gathering: float | None = None,
     ) -> None:
         """The VIP of this row, and of no other; connections and counts of another go.
 
-        `udp_idle`: seconds, as a definition's.
+        `udp_idle`: seconds, as a definition's. `gathering`: seconds, as in `gather`; None: as
+        it was.
         """
         if self.known_vips()[index] != vip:
             self.table.forget(vip_rows=[index])
             self._counters.release_row(index)
-        self._vips.set(vip, index, mac, udp_idle)
+        self._vips.set(vip, index, mac, udp_idle, _until(gathering))
 
     def delete_vip(self, vip: Address) -> None:
         """Absent: success. Its connections are known until its row is another's."""
         self._vips.delete(vip)
+
+    def gather(self, vip: Address, seconds: float) -> None:
+        """For so long, to 0.13 s, what is not known and no SYN is dropped; 0: no longer.
+
+        The kernel ends it by itself: a daemon that died in between leaves nothing behind.
+        """
+        self._vips.gather(vip, _until(seconds) or 0)
 
     def fenced(self, index: int) -> bool:
         """Whether another host was seen to announce the VIP since `unfence`."""
@@ -262,6 +275,10 @@ class DistributorKernel:
         self._forget_fragments()
         return self.table.forget(slots=slots)
 
+    def enter_connections(self, vip: Address, index: int, slot: int, rows: bytes) -> Entered:
+        """What the host of the slot says are its connections; see ConnectionTable.enter."""
+        return self.table.enter(vip, index, slot, rows)
+
     def forget_vip(self, index: int) -> int:
         """How many connections this row's VIP had."""
         return self.table.forget(vip_rows=[index])
@@ -353,6 +370,13 @@ def _resized(pin: Path, entries: int) -> Iterator[Map | None]:
             if not pin.exists():  # nothing took its place: the running program still has it
                 former.pin(pin)
             former.close()
+
+
+def _until(seconds: float | None) -> int | None:
+    """In ticks; 0: no longer."""
+    if seconds is None:
+        return None
+    return in_ticks(seconds) if seconds > 0 else 0
 
 
 def _row_of(key: PortKey) -> int:

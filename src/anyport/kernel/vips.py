@@ -31,25 +31,44 @@ class Vips:
         """By row: the VIP that it has, or had last."""
         return [address.unpack() for address in self._read().known]
 
-    def set(self, vip: Address, index: int, mac: bytes, udp_idle: int) -> None:
-        """In this row, whatever was there, and in no other. `udp_idle`: seconds."""
-        table = self._without(vip)
+    def set(
+        self, vip: Address, index: int, mac: bytes, udp_idle: int, gathering_until: int | None
+    ) -> None:
+        """In this row, whatever was there, and in no other. `udp_idle`: seconds.
+
+        `gathering_until`: as `gather` has it; None: as it was.
+        """
+        table = self._read()
+        if gathering_until is None:
+            row = table.rows[index]
+            gathering_until = row.gathering_until if row.address.unpack() == vip else 0
+        _remove(table, vip)
         table.rows[index] = abi.Vip(
-            abi.Address.of(vip), index, (c_uint8 * 6)(*mac), udp_idle_ns=udp_idle * 10**9
+            abi.Address.of(vip),
+            index,
+            (c_uint8 * 6)(*mac),
+            gathering_until=gathering_until,
+            udp_idle_ns=udp_idle * 10**9,
         )
         table.known[index] = abi.Address.of(vip)
         self._write(table)
 
+    def gather(self, vip: Address, until: int) -> None:
+        """Until when, in ticks, connections that are not known wait; 0: no longer.
+
+        Absent: success.
+        """
+        table = self._read()
+        for row in table.rows:
+            if row.address.unpack() == vip:
+                row.gathering_until = until
+        self._write(table)
+
     def delete(self, vip: Address) -> None:
         """Absent: success."""
-        self._write(self._without(vip))
-
-    def _without(self, vip: Address) -> abi.VipTable:
         table = self._read()
-        for index, row in enumerate(table.rows):
-            if row.address.unpack() == vip:
-                table.rows[index] = abi.Vip()
-        return table
+        _remove(table, vip)
+        self._write(table)
 
     def _read(self) -> abi.VipTable:
         return abi.VipTable.from_buffer_copy(self._map.lookup(_KEY) or b"")
@@ -57,6 +76,12 @@ class Vips:
     def _write(self, table: abi.VipTable) -> None:
         table.used = len(list(itertools.dropwhile(_is_free, reversed(table.rows))))
         self._map.update(_KEY, bytes(table))
+
+
+def _remove(table: abi.VipTable, vip: Address) -> None:
+    for index, row in enumerate(table.rows):
+        if row.address.unpack() == vip:
+            table.rows[index] = abi.Vip()
 
 
 def _is_free(row: abi.Vip) -> bool:

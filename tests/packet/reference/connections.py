@@ -53,6 +53,12 @@ class Connections:
     def remember(self, row: int, flow: Flow, slot: int) -> None:
         self.known[row, flow] = Connection(slot, NEW, self._clock())
 
+    def enter(self, row: int, flow: Flow, slot: int) -> None:
+        """A host says it has the connection; who is known already stays. It is as one silent for
+        so long that a SYN may move it, if the host is no target of the port."""
+        established = Connection(slot, ESTABLISHED, self._clock() - LIVELY - 1)
+        self.known.setdefault((row, flow), established)
+
     def forget_slots(self, slots: Collection[int]) -> int:
         before = len(self.known)
         self.known = {k: c for k, c in self.known.items() if c.slot not in slots}

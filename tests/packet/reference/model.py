@@ -108,7 +108,7 @@ class Model:
             raise dropped("drop_table")
         return self.tables.routes[vip.row].get((flow.protocol, flow.port), NO_ROUTE)
 
-    # ---- 5-8: to whom? ----
+    # ---- 5-9: to whom? ----
 
     def _target_of(self, sent: Sent, route: RouteRow, vip: Vip) -> tuple[str, int | None]:
         if route.kind == RouteKind.UNIQUE:
@@ -117,6 +117,8 @@ class Model:
         slot = self.connections.follow(vip.row, sent, route, vip.udp_idle)
         if slot is not None:
             return "established", slot
+        if vip.gathering and not sent.opens and not sent.resets:
+            raise dropped("drop_gathering")
         if route.kind == RouteKind.NONE:
             raise passed("no_route")
         number = hash_of(self._hash_key, sent.flow)

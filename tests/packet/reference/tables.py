@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from anyport.decide.rows import (
     MAX_HOSTS,
@@ -18,11 +20,12 @@ from anyport.decide.rows import (
     RouteRow,
 )
 from anyport.kernel.abi import SelectionMethod
-from anyport.model import PortKey
+from anyport.model import PortKey, Protocol
 from anyport.model.definition import UDP_IDLE_SECONDS, Address
 from tests.packet.reference.connections import Connections
 from tests.packet.reference.fragments import Fragments
 from tests.packet.reference.hashing import by_weight
+from tests.packet.reference.transport import Flow
 
 NO_ROUTE = RouteRow(RouteKind.NONE)
 
@@ -32,6 +35,7 @@ class Vip:
     row: int
     mac: bytes
     udp_idle: float
+    gathering: bool = False
 
 
 @dataclass
@@ -62,13 +66,35 @@ class Tables:
         self.hosts = dict.fromkeys(range(MAX_HOSTS), HostRow(NO_HOP, NO_HOP, 0))
 
     def set_vip(
-        self, vip: Address, index: int, mac: bytes, udp_idle: float = UDP_IDLE_SECONDS
+        self,
+        vip: Address,
+        index: int,
+        mac: bytes,
+        udp_idle: float = UDP_IDLE_SECONDS,
+        gathering: float | None = None,
     ) -> None:
+        """`gathering`: seconds, which nobody waits for here; None: as it was."""
         if self._known.get(index) != vip:
             self._connections.forget_row(index)
+        before = self.of_vip.get(vip)
+        gathers = before is not None and before.row == index and before.gathering
         self.of_vip = {a: v for a, v in self.of_vip.items() if v.row != index}
-        self.of_vip[vip] = Vip(index, mac, udp_idle)
+        self.of_vip[vip] = Vip(
+            index, mac, udp_idle, gathers if gathering is None else gathering > 0
+        )
         self._known[index] = vip
+
+    def gather(self, vip: Address, seconds: float) -> None:
+        if vip in self.of_vip:
+            self.of_vip[vip] = replace(self.of_vip[vip], gathering=seconds > 0)
+
+    def enter_connections(self, vip: Address, index: int, slot: int, rows: bytes) -> None:
+        """Rows: client, its port, port, in network order."""
+        size = len(vip.packed)
+        for start in range(0, len(rows), size + 4):
+            client = ip_address(rows[start : start + size])
+            client_port, port = struct.unpack_from("!HH", rows, start + size)
+            self._connections.enter(index, Flow(Protocol.TCP, client, client_port, port), slot)
 
     def delete_vip(self, vip: Address) -> None:
         self.of_vip.pop(vip, None)
