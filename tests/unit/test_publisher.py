@@ -97,3 +97,19 @@ def test_a_new_lease_says_everything_again_and_withdraws_what_is_not_wanted() ->
         assert [w.key for w in registry.transactions[-1]] == ["stale", "a"]
 
     asyncio.run(scenario())
+
+
+def test_a_transaction_is_no_larger_than_etcd_takes() -> None:
+    """Pieces of 64 KiB: 128 of them would be refused."""
+
+    async def scenario() -> None:
+        registry = Recording()
+        publisher, task = await started(registry)
+        names = [f"k{n}" for n in range(40)]
+        for name in names:
+            publisher.set(name, bytes(65_536))
+        await publisher.flushed(names)
+        task.cancel()
+        assert [len(t) for t in registry.transactions] == [16, 16, 8]
+
+    asyncio.run(scenario())

@@ -17,6 +17,7 @@ from anyport.registry.base import Delete, Put, Registry, Write
 log = logging.getLogger(__name__)
 
 BATCH = 128  # operations in one transaction: etcd's default limit
+BATCH_BYTES = 1 << 20  # or so; of 1.5 MiB that etcd takes by default
 RETRY_SECONDS = 0.5
 _UNKNOWN = b"\x00"  # equals no value: what the registry has for a key after a failed write
 
@@ -80,11 +81,14 @@ class Publisher:
 
     def _batch(self) -> dict[str, bytes | None]:
         batch: dict[str, bytes | None] = {}
-        while self._dirty and len(batch) < BATCH:
+        size = 0
+        while self._dirty and len(batch) < BATCH and size < BATCH_BYTES:
             key = next(iter(self._dirty))
             del self._dirty[key]
-            if self._have.get(key) != self._want.get(key):
-                batch[key] = self._want.get(key)
+            value = self._want.get(key)
+            if self._have.get(key) != value:
+                batch[key] = value
+                size += len(value or b"")
         return batch
 
     async def _write(self, batch: Mapping[str, bytes | None]) -> None:
