@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -98,6 +99,13 @@ def state(client_port: int, port: int) -> int | None:
     return None
 
 
+def await_state(ends: Ends, client_port: int, wanted: int) -> None:
+    """The peer's acknowledgement may be a moment behind what it read."""
+    deadline = time.monotonic() + PATIENCE
+    while state(client_port, ends.port) != wanted:
+        assert time.monotonic() < deadline, f"{wanted} was expected"
+
+
 def established(ends: Ends) -> int:
     return ends.pair()[2]
 
@@ -164,7 +172,7 @@ STATES: dict[Callable[[Ends], int], int] = {
 def test_told(own: OwnConnections, vip: Address, bring: Callable[[Ends], int], wanted: int) -> None:
     ends = Ends(vip)
     client_port = bring(ends)
-    assert state(client_port, ends.port) == wanted
+    await_state(ends, client_port, wanted)
     assert told(own, vip) == {(CLIENTS[vip.version], client_port, ends.port)}
     ends.close()
 
@@ -186,7 +194,7 @@ def test_not_told(own: OwnConnections) -> None:
     assert client.recv(1) == b""
     client.close()
     server.close()
-    assert state(port, ends.port) == TIME_WAIT
+    await_state(ends, port, TIME_WAIT)
     elsewhere = established(others)
     assert told(own, VIP) == set()
     assert told(own, OTHER) == {(CLIENTS[4], elsewhere, others.port)}

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ class Program:
         return answer["is"]
 
     def listen(self, address: str, port: int = 0, **options: bool) -> Opened:
-        """Options: listen, mptcp, quiet, reuse_port, reuse_address, v6only."""
+        """Options: listen, mptcp, quiet, defer, reuse_port, reuse_address, v6only."""
         return Opened(self, *self.do("listen", address=address, port=port, **options))
 
     def bind_udp(self, address: str, port: int = 0, **options: bool) -> Opened:
@@ -375,18 +375,25 @@ class LabCluster:
     def revoke(self, lease: int) -> None:
         self.run("lan", sys.executable, LAB_REGISTRY, *self.endpoints, "revoke", str(lease))
 
-    @contextmanager
-    def traffic(self, port: int, vip: str = VIP) -> Iterator[list[str]]:
+    def traffic(self, port: int, vip: str = VIP) -> AbstractContextManager[list[str]]:
         """A client that connects again and again; who greeted it, all of them at the end.
 
         Raises at the end what a refused or reset connection raised.
         """
+        return self._until_told("fetch_on", port, vip)
+
+    def connections_begun(self, port: int, vip: str = VIP) -> AbstractContextManager[list[str]]:
+        """The same, but all stay open, and are used at the end."""
+        return self._until_told("connect_on", port, vip)
+
+    @contextmanager
+    def _until_told(self, what: str, port: int, vip: str) -> Iterator[list[str]]:
         program = self.extra("client")
-        program.begin("fetch_on", address=vip, port=port)
+        program.begin(what, address=vip, port=port)
         greetings: list[str] = []
         yield greetings
         program.begin("reset")  # any request ends it
-        greetings += program.end("fetch_on")
+        greetings += program.end(what)
         program.end("reset")
 
     @contextmanager

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import select
 import selectors
 import signal
@@ -23,6 +24,7 @@ import struct
 import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 MPTCP = 262  # IPPROTO_MPTCP; Python's socket module has it from 3.12 on
@@ -30,6 +32,46 @@ IP_PKTINFO = 8
 ALL_PROTOCOLS = 3  # ETH_P_ALL
 IP_TTL, IP_RECVERR, IPV6_UNICAST_HOPS, IPV6_RECVERR = 2, 11, 16, 25
 PATIENCE = 10.0
+
+
+PACE, SLOWLY = 0.02, 256
+"""Seconds between two rounds of downloads, and bytes that one reads in a round."""
+
+
+class Download:
+    """With a small window: the server has something to send as long as it lasts."""
+
+    def __init__(self, address: str, port: int, expected: bytes) -> None:
+        self._expected = memoryview(expected)
+        self.wrong = ""
+        self._socket = socket.socket(_family(address), socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.settimeout(PATIENCE)
+        self._socket.connect((address, port))
+        self.greeting = _line(self._socket)
+
+    def read(self, most: int) -> None:
+        """What is there."""
+        if self._expected and not self.wrong:
+            self._take(most, socket.MSG_DONTWAIT)
+
+    def finish(self) -> None:
+        self._socket.settimeout(3 * PATIENCE)  # a server's repetitions may be as far apart
+        while self._expected and not self.wrong:
+            self._take(1 << 16)
+        self._socket.close()
+
+    def _take(self, most: int, flags: int = 0) -> None:
+        try:
+            got = self._socket.recv(most, flags)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.wrong = f"{self.greeting}: {error}, {len(self._expected)} bytes before the end"
+            return
+        if not got or got != self._expected[: len(got)]:
+            self.wrong = f"{self.greeting}: not what was sent, or ended early"
+        self._expected = self._expected[len(got) :]
 
 
 class Program:
@@ -49,9 +91,13 @@ class Program:
         listen: bool = True,
         mptcp: bool = False,
         quiet: bool = False,
+        defer: bool = False,
         **options: bool,
     ) -> list[int]:
+        """`defer`: handshakes end with the client's first data (tcp(7), TCP_DEFER_ACCEPT)."""
         made = socket.socket(_family(address), socket.SOCK_STREAM, MPTCP if mptcp else 0)
+        if defer:
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
         self._bind(made, address, port, options)
         if listen:
             made.listen(256)
@@ -90,6 +136,32 @@ class Program:
         made.settimeout(PATIENCE)
         if not quiet:
             self._on_readable(made, self._answer)
+        return self._keep(made)
+
+    def do_serve(self, address: str, port: int, length: int) -> list[int]:
+        """A listener that sends each connection NAME and so many bytes (see `content`)."""
+        made = socket.socket(_family(address), socket.SOCK_STREAM)
+        self._bind(made, address, port, {})
+        made.listen(512)
+
+        def accept(listener: socket.socket) -> None:
+            connection = listener.accept()[0]
+            connection.setblocking(False)
+            left = [memoryview(f"{self._name}\n".encode() + content(length))]
+            self._selector.register(connection, selectors.EVENT_WRITE, lambda c: send(c, left))
+
+        def send(connection: socket.socket, left: list[memoryview]) -> None:
+            try:
+                left[0] = left[0][connection.send(left[0]) :]
+            except OSError:  # an RST: the client says what it missed
+                self._selector.unregister(connection)
+                connection.close()
+                return
+            if not left[0]:  # FIN, and what is underway is acknowledged later
+                connection.shutdown(socket.SHUT_WR)
+                self._selector.modify(connection, selectors.EVENT_READ, self._echo)
+
+        self._on_readable(made, accept)
         return self._keep(made)
 
     def do_close(self, number: int) -> None:
@@ -232,6 +304,30 @@ class Program:
         while not _is_asked():
             greetings += self.do_fetch(address, port, 1)
         return greetings
+
+    def do_download(self, address: str, port: int, count: int, length: int) -> dict[str, Any]:
+        """So many at once from one that `serve`s: a little from each, round by round, till the
+        next request; then all the rest. How many each host served, and what went wrong."""
+        downloads = [Download(address, port, content(length)) for _ in range(count)]
+        while not select.select([sys.stdin], [], [], PACE)[0]:
+            for download in downloads:
+                download.read(SLOWLY)
+        for download in downloads:
+            download.finish()
+        served = [download.greeting for download in downloads]
+        wrong = [download.wrong for download in downloads if download.wrong]
+        return {"served": {name: served.count(name) for name in set(served)}, "wrong": wrong}
+
+    def do_connect_on(self, address: str, port: int) -> list[str]:
+        """Begins connections until the next request, and then speaks on each of them: who
+        greeted. All are still open at the end."""
+        opened = []
+        while not select.select([sys.stdin], [], [], PACE / 4)[0]:
+            opened.append(self.do_connect(address, port))
+        for number, _, greeting in opened:
+            if self.do_say(number, greeting) != greeting:
+                raise ConnectionError(0, "another answer")
+        return [greeting for _, _, greeting in opened]
 
     def do_say(self, number: int, words: str) -> str:
         """What comes back on a connection."""
@@ -479,6 +575,12 @@ def _some(made: socket.socket) -> bytes:
     if not read:
         raise ConnectionResetError(errno.ECONNRESET, "the other side has closed")
     return read
+
+
+@lru_cache
+def content(length: int) -> bytes:
+    """The same in every program."""
+    return random.Random(length).randbytes(length)
 
 
 def _family(address: str) -> socket.AddressFamily:

@@ -11,6 +11,7 @@ from anyport.model import Protocol
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
+    ConnectionsKey,
     DefinitionKey,
     DistributingKey,
     DrainKey,
@@ -47,6 +48,7 @@ V6 = ip_address("2001:db8::1")
         ),
         (ClaimKey("a", V4, 40000), "/anyport/v1/hosts/a/blocks/10.0.0.100/40000"),
         (CandidacyKey("a.b-c_d", V4), "/anyport/v1/hosts/a.b-c_d/candidates/10.0.0.100"),
+        (ConnectionsKey("a", V6, 63), "/anyport/v1/hosts/a/connections/2001:db8::1/63"),
         (DistributingKey("a", V4), "/anyport/v1/hosts/a/distributing/10.0.0.100"),
     ],
 )
@@ -80,6 +82,9 @@ def test_the_layout(key: Key, text: str) -> None:
         "/anyport/v1/hosts/a/listeners/10.0.0.100/tcp/٨٠",
         "/anyport/v1/hosts/a/listeners/10.0.0.100/sctp/80",
         "/anyport/v1/hosts/a/blocks/10.0.0.100/-1",
+        "/anyport/v1/hosts/a/connections/10.0.0.100/64",
+        "/anyport/v1/hosts/a/connections/10.0.0.100/-1",
+        "/anyport/v1/hosts/a/connections/10.0.0.100/00",
         "/anyport/v1/hosts/\udcff/self",
     ],
 )

@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyport.decide.blocks import owners
+from anyport.decide.gathering import MOST_PIECES
 from anyport.errors import Conflict
 from anyport.model import (
     Candidacy,
     Claim,
     Cluster,
+    ConnectionsPiece,
     Definition,
     Distributing,
     Drain,
@@ -36,6 +38,7 @@ from anyport.registry.heartbeats import SILENT_TTLS
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
+    ConnectionsKey,
     DefinitionKey,
     DistributingKey,
     DrainKey,
@@ -502,6 +505,7 @@ _NOUNS: list[tuple[Key, Noun]] = [
     (DefinitionKey(VIP), Definition(VIP)),
     (DefinitionKey(VIP), Definition(VIP, hosts=frozenset("a"))),
     (DistributingKey("a", VIP), Distributing("a", 1, Definition(VIP), 3)),
+    *((ConnectionsKey("a", VIP, n), ConnectionsPiece("a", 3, 2, b"rows")) for n in (0, 1)),
 ]
 _puts = st.sampled_from(_NOUNS).map(lambda pair: Put(str(pair[0]), encode(pair[1])))
 _deletes = st.sampled_from(_NOUNS).map(lambda pair: Delete(str(pair[0])))
@@ -522,6 +526,7 @@ def _contents(cluster: Cluster) -> tuple[dict[Any, Any], ...]:
         dict(cluster.claims),
         dict(cluster.candidacies),
         dict(cluster.distributing),
+        {key: dict(pieces) for key, pieces in cluster.connections.items()},
     )
 
 
@@ -825,5 +830,26 @@ def test_after_a_loss_of_the_registry_the_count_of_those_that_live_begins_anew()
         await world.put(heartbeat("me"))
         assert not world.mirror.silent
         assert list(world.mirror.cluster.hosts) == ["a"]
+
+
+def test_a_host_may_not_say_more_than_so_many_pieces() -> None:
+    """Of whatever VIPs; they touch their VIP's distributor."""
+
+    async def scenario(world: World) -> None:
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        vips = [ip_address(f"10.0.0.{n}") for n in range(100, 103)]
+        keys = [ConnectionsKey("a", vip, n) for vip in vips for n in range(MOST_PIECES)]
+        for vip in vips:
+            piece = ConnectionsPiece("a", 3, MOST_PIECES, b"rows")
+            await world.put(*((key, piece) for key in keys if key.vip == vip))
+        cluster = world.mirror.cluster
+        assert [len(cluster.connections.get((vip, "a"), {})) for vip in vips] == [64, 64, 0]
+        assert (await subscription.changed()).connections == set(vips[:2])
+        assert "says too many of these" in world.mirror.unreadable.problems()["host a"]
+        await world.put((ConnectionsKey("b", vips[2], 0), ConnectionsPiece("b", 3, 1)))
+        assert (vips[2], "b") in world.mirror.cluster.connections
+        await world.raw(*(Delete(str(key)) for key in keys[:64]))
+        assert (vips[0], "a") not in world.mirror.cluster.connections
 
     in_world(scenario)

@@ -9,10 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyport.decide.blocks import MOST_NAMED
+from anyport.decide.gathering import MOST_PIECES
 from anyport.decide.rows import MAX_HOSTS
+from anyport.kernel.abi import GATHERED_BYTES
+from anyport.kernel.own_connections import row_bytes
 from anyport.model import (
     Candidacy,
     Claim,
+    ConnectionsPiece,
     Definition,
     Distributing,
     Drain,
@@ -32,6 +36,7 @@ from anyport.model.definition import MAX_DEFINITION_SIZE
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
+    ConnectionsKey,
     DefinitionKey,
     DistributingKey,
     DrainKey,
@@ -107,6 +112,17 @@ EXAMPLES: list[tuple[Key, Noun, bytes]] = [
         b'{"v":1,"term":3,"definition":{"v":1,"ports":"any","method":"hash","hosts":null},'
         b'"programmed_revision":99,"refused":[5,7]}',
     ),
+    (
+        DistributingKey("a", V4),
+        Distributing("a", 3, Definition(V4), 99, gathering=True),
+        b'{"v":1,"term":3,"definition":{"v":1,"ports":"any","method":"hash","hosts":null},'
+        b'"programmed_revision":99,"refused":[],"gathering":true}',
+    ),
+    (
+        ConnectionsKey("a", V4, 1),
+        ConnectionsPiece("a", 3, 2, b"\xc6\x33\x64\x07\x13\x88\x00\x50"),
+        b'{"v":1,"term":3,"pieces":2,"rows":"xjNkBxOIAFA="}',
+    ),
     (DrainKey("a"), Drain("a", 1.5, 12), b'{"v":1,"since":1.5}'),
     (HeartbeatKey("a"), Heartbeat("a", 5), b'{"v":1,"ttl":5}'),
     (RemainingKey("a"), Remaining("a", 3), b'{"v":1,"connections":3}'),
@@ -136,6 +152,9 @@ def test_fields_that_an_earlier_version_did_not_write_may_be_absent() -> None:
     ("key", "value", "said"),
     [
         (LISTENER_KEY, b"", "truncated"),
+        (ConnectionsKey("a", V4, 0), b'{"v":1,"term":3,"pieces":65,"rows":""}', "<= 64"),
+        (ConnectionsKey("a", V4, 0), b'{"v":1,"term":3,"pieces":0,"rows":""}', ">= 1"),
+        (ConnectionsKey("a", V4, 0), b'{"v":1,"term":3,"pieces":1,"rows":"!"}', "base64"),
         (LISTENER_KEY, b"{}", "`v`"),
         (LISTENER_KEY, b"[]", "object"),
         (LISTENER_KEY, b'{"v":2,"specific":"somewhat"}', "version 2: this anyport reads version 1"),
@@ -209,3 +228,10 @@ def test_what_an_acceptable_definition_grows_to_when_published_can_be_written() 
     limits = frozenset((host, 2**62) for host in list(hosts)[:MAX_HOSTS])
     published = Distributing("a", 2**62, definition, 2**62, refused, limits)
     assert decode(DistributingKey("a", V4), encode(published), 2**62) == published
+
+
+def test_a_full_piece_fits() -> None:
+    """Of either family; and 48,000 bytes are whole rows."""
+    assert GATHERED_BYTES % row_bytes(V4) == GATHERED_BYTES % row_bytes(V6) == 0
+    piece = ConnectionsPiece("a", 2**62, MOST_PIECES, bytes(GATHERED_BYTES))
+    assert decode(ConnectionsKey("a", V4, MOST_PIECES - 1), encode(piece), 2**62) == piece

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from anyport.agent.answers import Answers
 from anyport.agent.blocks import Blocks
 from anyport.agent.definitions import effective, present_distributor
 from anyport.agent.ports import PortPools
@@ -22,6 +23,7 @@ from anyport.decide import counts
 from anyport.errors import KernelError
 from anyport.kernel import listen, netlink
 from anyport.kernel.listen import HostedDefinition, ListenKernel
+from anyport.kernel.own_connections import OwnConnections
 from anyport.kernel.sysctl import ReservedPorts
 from anyport.model import Definition, Listener, ListenerKey, Protocol, Socket
 from anyport.model.definition import Address
@@ -56,6 +58,7 @@ class Agent:
         publisher: Publisher,
         membership: Membership,
         tunnel_end: TunnelEnd,
+        own: OwnConnections,
     ) -> None:
         self.host = config.host.name
         self._versions = config.host.versions
@@ -75,6 +78,7 @@ class Agent:
         self.pools = PortPools(kernel, config.blocks.rest, clock)
         self._blocks = Blocks(config, registry, mirror, self.pools)
         self._remaining = RemainingConnections(self.host, mirror, publisher)
+        self.answers = Answers(self.host, self._versions, own, mirror, publisher)
         self._subscription = mirror.subscribe()
         self._hosted_kernel: list[HostedDefinition] = []
         self._reserved = ReservedPorts(Path(config.daemon.state) / "reserved_ports.json")
@@ -109,6 +113,7 @@ class Agent:
             tasks.create_task(self._blocks.run())
             tasks.create_task(self.tunnel_end.run())
             tasks.create_task(self._remaining.run(lambda: self.hosted))
+            tasks.create_task(self.answers.run())
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._kernel.fileno())

@@ -32,6 +32,7 @@ from anyport.kernel import distribute, inner_maps, listen_attach, loader, target
 from anyport.kernel.features import cgroup2_mount, require_kernel
 from anyport.kernel.listen import ListenKernel
 from anyport.kernel.netlink import Interface
+from anyport.kernel.own_connections import OwnConnections
 from anyport.kernel.routes import Routes
 from anyport.kernel.sysctl import set_sysctls
 from anyport.kernel.target import TargetKernel
@@ -136,6 +137,7 @@ class Daemon:
         self._spawn(self._mirror.run())
         tunnels = TargetKernel.attach(self._interface.index, pins)
         loader.prune_links(pins, listen_attach.LINKS | distribute.LINKS | target.LINKS)
+        own = OwnConnections()
         routes = Routes(self._interface.index)
         agent = Agent(
             config,
@@ -145,6 +147,7 @@ class Daemon:
             self._publisher,
             self._membership,
             TunnelEnd(config.host.described(), tunnels, self._mirror, routes),
+            own,
         )
         distributor = Distributor(
             config,
@@ -175,13 +178,14 @@ class Daemon:
         log.info("anyport %s: host %s is a member", __version__, config.host.name)
         try:
             await self._until(stop)
-            await self._leave(distributor)
+            await self._leave(agent, distributor)
         finally:
             agent.close()
             await self._end_tasks()
             listen.close()
             packets.close()
             tunnels.close()
+            own.close()
 
     async def _join(self) -> None:
         try:
@@ -216,10 +220,10 @@ class Daemon:
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise single_cause(error)
 
-    async def _leave(self, distributor: Distributor) -> None:
+    async def _leave(self, agent: Agent, distributor: Distributor) -> None:
         """Hands the VIPs on; what else this host has said stands as long as its lease."""
         log.info("leaving")
-        await _within(LEAVE_SECONDS, distributor.leave())
+        await _within(LEAVE_SECONDS, _hand_on(agent, distributor))
         await _within(PART_SECONDS, self._membership.part())
 
     async def _end_tasks(self) -> None:
@@ -234,6 +238,11 @@ class Daemon:
     def _cgroup(self) -> Path:
         """require_kernel() has seen that there is a cgroup2 mount."""
         return Path(self._config.daemon.cgroup or cgroup2_mount() or "")
+
+
+async def _hand_on(agent: Agent, distributor: Distributor) -> None:
+    """With the connections that this host has as a target."""
+    await agent.answers.heard(await distributor.leave())
 
 
 async def _within(seconds: float, step: Awaitable[None]) -> None:

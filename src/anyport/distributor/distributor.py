@@ -5,33 +5,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from anyport.config import Config
 from anyport.decide import routes as rules
-from anyport.decide.blocks import as_published, refuse, refused_by
-from anyport.decide.definitions import acceptable
-from anyport.decide.election import elect, is_active, next_term, successor, why_no_candidate
+from anyport.decide.election import next_term
 from anyport.decide.tables import HostRow
-from anyport.distributor.handover import Handover
-from anyport.distributor.hops import Choices, all_choices, host_rows, tell_changes
+from anyport.distributor.candidacies import Candidacies
+from anyport.distributor.gathering import LONGEST_SECONDS, Gatherings
+from anyport.distributor.handover import Handover, until
+from anyport.distributor.hops import Choices, Paths
 from anyport.distributor.lan import Lan
+from anyport.distributor.live import live
+from anyport.distributor.office import Office
 from anyport.distributor.peers import peers
 from anyport.distributor.programmer import Programmer
 from anyport.distributor.quarantine import Quarantine
+from anyport.distributor.rivals import Rivals
 from anyport.errors import RegistryError
-from anyport.kernel.abi import ConnectionState
-from anyport.kernel.connections import ConnectionRow, now_ns
+from anyport.kernel.connections import ConnectionRow
 from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.netlink import Interface
 from anyport.kernel.routes import Routes
-from anyport.model import Candidacy, Definition, Distributing, PortKey, Protocol
+from anyport.model import Definition, Distributing, PortKey
 from anyport.model.definition import Address
 from anyport.registry import values
 from anyport.registry.base import Registry
-from anyport.registry.keys import CandidacyKey, DistributingKey
+from anyport.registry.keys import DistributingKey
 from anyport.registry.membership import Membership
 from anyport.registry.mirror import Mirror
 from anyport.registry.publisher import Publisher
@@ -40,25 +41,6 @@ from anyport.registry.touched import Touched
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
-HANDED_ON_SECONDS = 0.02  # between two looks whether a successor has announced itself
-# How long a silent connection counts as live: of a SYN nobody answered, and after a FIN or RST.
-NEW_SECONDS = 60.0
-CLOSING_SECONDS = 5.0
-
-
-@dataclass
-class Office:
-    """A tenure: what this host publishes for a VIP, and whether it answers for it yet.
-
-    `refused`: create_revisions of all claims that are, those that the
-    publication has no room to name included.
-    """
-
-    published: Distributing
-    blocks: rules.BlockIndex
-    refused: frozenset[int]
-    answering: bool = False
-    rivals: set[str] = field(default_factory=set)
 
 
 class Distributor:
@@ -79,8 +61,7 @@ class Distributor:
         self._config = config
         self._kernel = kernel
         self._interface = interface
-        self._here = config.host.described()
-        self._routes = routes
+        self._paths = Paths(config.host.described(), interface.index, routes, mirror)
         routes.on_change(self._routes_changed)
         self._registry = registry
         self._mirror = mirror
@@ -90,15 +71,23 @@ class Distributor:
         self._subscription = mirror.subscribe()
         self.offices: dict[Address, Office] = {}
         self.problems: dict[str, str] = {}
-        self.choices: Choices = {}
         self._hosts: dict[str, HostRow] = {}
         self._drained: set[str] = set()
-        self._staying: frozenset[Address] | None = None
-        """On leaving: the VIPs that nobody else could have."""
+        self._candidacies = Candidacies(
+            config, routes, mirror, publisher, lambda: self.offices.keys()
+        )
         self._quarantine = Quarantine(self.host, config.blocks.quarantine, registry, mirror)
-        self._lan = Lan(interface, lambda vip, why: self._problem(f"vip {vip}", why))
+        self._lan = Lan(interface, self._vip_problem)
+        self._rivals = Rivals(
+            self.host, registry, mirror, self._lan, interface.mac, self._vip_problem
+        )
+        self._unwatched: set[Address] = set()
+        """VIPs that the packet program may have answered for while this host was no member."""
         self._handover = Handover(
             lambda vip: self.programmer.fenced(vip), self._close, asyncio.get_running_loop().time
+        )
+        self._gatherings = Gatherings(
+            lambda: self._mirror.cluster, lambda *said: self.programmer.enter(*said), self._gathered
         )
 
     # ---- start and stop ----
@@ -109,10 +98,11 @@ class Distributor:
         hosts = self._mirror.cluster.hosts.items()
         names = {address: name for name, host in hosts for address in host.addresses}
         self.programmer = Programmer(self._kernel, names)
-        self._hosts = await self._host_rows()
-        self._drained = self._drained_now()
+        self._unwatched |= self.programmer.vips.keys()
+        self._hosts = await self._paths.host_rows()
+        self._drained = self._candidacies.drained()
         self._tell_peers()
-        self._stand()
+        self._candidacies.stand()
         for (vip, host), mine in self._mirror.cluster.distributing.items():
             if host == self.host:  # resumed with the lease; an election decides what becomes of it
                 key = str(DistributingKey(host, vip))
@@ -123,21 +113,12 @@ class Distributor:
             tasks.create_task(self._follow())
             tasks.create_task(self._ticks())
 
-    async def leave(self) -> None:
-        """A polite stop: what another host can distribute is handed on, and this returns when the
-        other has announced itself. The loop runs on meanwhile: it sees the elections."""
-        self._staying = frozenset(vip for vip in self.offices if self._successor(vip) is None)
-        handed_on = self.offices.keys() - self._staying
-        self._stand()
-        for vip in handed_on:
-            await self._until_handed_on(vip)
-
-    async def _until_handed_on(self, vip: Address) -> None:
-        """Looks often: the packet program tells nobody what it hears."""
-        while True:
-            if self._is_handed_on(vip):
-                return
-            await asyncio.sleep(HANDED_ON_SECONDS)
+    async def leave(self) -> frozenset[Address]:
+        """A polite stop: what another host can distribute is handed on, and this returns it when
+        the other has announced itself. The loop runs on meanwhile: it sees the elections."""
+        handed_on = self._candidacies.leave()
+        await until(lambda: all(map(self._is_handed_on, handed_on)))
+        return handed_on
 
     def _is_handed_on(self, vip: Address) -> bool:
         if vip in self.offices:
@@ -155,12 +136,12 @@ class Distributor:
             await self._react(touched)
 
     async def _react(self, touched: Touched) -> None:
-        hosts = await self._host_rows() if touched.hosts else self._hosts
+        hosts = await self._paths.host_rows() if touched.hosts else self._hosts
         if touched.definitions or touched.hosts:
-            self._stand()
+            self._candidacies.stand()
             for vip in touched.definitions - self._mirror.cluster.definitions.keys():
-                self._publisher.delete(str(CandidacyKey(self.host, vip)))
-        drained = self._drained_now()
+                self._candidacies.withdraw(vip)
+        drained = self._candidacies.drained()
         changed = (hosts, drained) != (self._hosts, self._drained)
         moved = {vip for vip in self.offices if changed or vip in touched.claims}
         self._hosts, self._drained = hosts, drained
@@ -170,7 +151,10 @@ class Distributor:
             await self._redistribute(vip)
         self._ports_changed((vip, key) for vip, key in touched.ports if vip not in moved)
         for vip in touched.distributing & self.offices.keys():
-            self._answer_rivals(vip)
+            self._rivals.answer(self.offices[vip])
+        gathered = self.offices.keys() if touched.hosts else touched.definitions
+        for vip in self.offices.keys() & {*gathered, *touched.connections}:
+            self._gatherings.follow(vip, self.offices[vip].definition)
         if touched.definitions or touched.hosts:
             self._tell_peers()
         if touched.definitions or touched.candidacies or touched.distributing or touched.hosts:
@@ -179,61 +163,24 @@ class Distributor:
     def _vips(self) -> set[Address]:
         return {*self._mirror.cluster.definitions, *self.offices, *self.programmer.vips}
 
-    def _stand(self) -> None:
-        """Candidate for every VIP whose definition allows this host."""
-        for vip, definition in self._definitions().items():
-            key = str(CandidacyKey(self.host, vip))
-            if self.why_no_candidate(definition) is None:
-                value = values.encode(Candidacy(vip, self.host, self._config.distributor.rank, 0))
-                if self._publisher.wanted(key) != value:
-                    self._publisher.set(key, value)
-            else:
-                self._publisher.delete(key)
-
-    def why_no_candidate(self, definition: Definition) -> str | None:
-        """None: this host is one."""
-        if self._staying is not None and definition.vip not in self._staying:
-            return "its daemon stops"
-        wish = self._config.distributor.candidate
-        seen = self._mirror.cluster.hosts.get(self.host)  # which the operator may have drained
-        here = self._here if seen is None else replace(self._here, state=seen.state)
-        return why_no_candidate(definition, here, wish, self._routes.on_link)
-
-    def _successor(self, vip: Address) -> str | None:
-        definition, cluster = self._definitions().get(vip), self._mirror.cluster
-        if definition is None:
-            return None
-        return successor(definition, self.host, cluster.candidacies.values(), cluster.hosts)
-
-    def _drained_now(self) -> set[str]:
-        return {name for name, host in self._mirror.cluster.hosts.items() if not is_active(host)}
-
     async def _elections(self, vips: Iterable[Address]) -> None:
         if not self._membership.is_seen_in(self._mirror.cluster):
             return  # the lease was lost, and what others did meanwhile is yet to be seen
         for vip in vips:
-            elected = self._elected(vip)
+            elected = self._candidacies.elected(vip)
             if elected == self.host and vip not in self.offices:
                 await self._take_office(vip)
             elif elected != self.host:
                 self._resign(vip, elected)
 
-    def _definitions(self) -> dict[Address, Definition]:
-        """The operator's wishes that may be in force; the agents report the others."""
-        cluster = self._mirror.cluster
-        return acceptable(cluster.definitions.values(), cluster.hosts, self.offices.keys())[0]
+    @property
+    def choices(self) -> Choices:
+        """How this host sends to each, and why so."""
+        return self._paths.choices
 
-    def _elected(self, vip: Address) -> str | None:
-        cluster = self._mirror.cluster
-        definition = self._definitions().get(vip)
-        if definition is None:
-            return None
-        return elect(
-            definition,
-            cluster.candidacies.values(),
-            cluster.hosts,
-            cluster.distributing.values(),
-        )
+    def why_no_candidate(self, definition: Definition) -> str | None:
+        """None: this host is one."""
+        return self._candidacies.why_none(definition)
 
     # ---- tenure ----
 
@@ -245,37 +192,58 @@ class Distributor:
         terms = [d.term for (v, _), d in cluster.distributing.items() if v == vip]
         term = before.term if before is not None else next_term(terms, cluster.revision)
         self._handover.give_up(vip)
-        self.programmer.open(vip)
+        self._unwatched.discard(vip)
+        known = self.programmer.open(vip)
         published = before or Distributing(self.host, term, definition, 0)
-        refused = refused_by(published, cluster.claims.values())
-        blocks = rules.BlockIndex((), vip)
-        office = Office(replace(published, definition=definition), blocks, refused)
+        gathers = before is None or before.gathering or not known
+        office = Office.take(replace(published, definition=definition, gathering=False), cluster)
         self.offices[vip] = office
-        self._program_all(vip, office)
-        await self._publish(vip, office)
-        if self.offices.get(vip) is not office:
+        self._program_all(office)
+        await self._publish(office)
+        if office.ended:
             return  # the lease went meanwhile, and with it the publication
         self._tell_peers()
         self._lan.hear(vip)
-        self.programmer.answer(office.published.definition, self._interface.mac)
+        self.programmer.answer(definition, self._interface.mac, LONGEST_SECONDS if gathers else 0)
         office.answering = True
         log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)
         self._lan.announce(vip)
+        if gathers:
+            self._gather(office)
+
+    def _gather(self, office: Office) -> None:
+        """Asked for after the announcement: what the former distributor has let through until
+        then, the hosts know by now."""
+        office.published = replace(office.published, gathering=True)
+        self._say(office)
+        self._gatherings.begin(office.vip, office.published.term, office.definition)
+        self._gatherings.follow(office.vip, office.definition)
+
+    def _gathered(self, vip: Address) -> None:
+        self.programmer.gather(vip, 0)
+        office = self.offices[vip]
+        office.published = replace(office.published, gathering=False)
+        self._say(office)
 
     def _lose_offices(self) -> None:
         """The lease went, and with it what was published: another host may have been elected.
         Packets go on through here until it has announced itself; then an election decides."""
         for vip, office in self.offices.items():
+            office.ended = True
             self._publisher.delete(str(DistributingKey(self.host, vip)))
             self._lan.stop_announcing(vip)
+            self._gatherings.end(vip)
             log.warning("vip %s: term %d ended with the lease", vip, office.published.term)
+        self._unwatched |= self.offices.keys()
         self.offices.clear()
 
     def _resign(self, vip: Address, elected: str | None) -> None:
         """Another host has the VIP, or nobody is to have it."""
         office = self.offices.pop(vip, None)
+        self._gatherings.end(vip)
         self._publisher.delete(str(DistributingKey(self.host, vip)))
         if office is not None:
+            office.ended = True
             log.info("vip %s: term %d ends", vip, office.published.term)
         self.problems.pop(f"vip {vip}", None)
         self._lan.stop_announcing(vip)
@@ -283,9 +251,19 @@ class Distributor:
         if vip not in self._mirror.cluster.definitions:
             self._close(vip)
         elif vip in self.programmer.vips and published - {self.host}:
+            self._stand_back(vip, elected)
             self._handover.begin(vip)
         else:  # until a successor has published, packets had better go on through here
             self._handover.give_up(vip)
+
+    def _stand_back(self, vip: Address, distributor: str | None) -> None:
+        """This host is back, and another has the VIP: its announcement may have gone unheard
+        here, where the packet program has answered for the VIP all the while."""
+        cluster = self._mirror.cluster
+        host = cluster.hosts.get(distributor or "") if vip in self._unwatched else None
+        if host is not None and host.mac and (vip, host.name) in cluster.distributing:
+            self._unwatched.discard(vip)
+            self.programmer.fence(vip, host.mac)
 
     def _close(self, vip: Address) -> None:
         self._handover.give_up(vip)
@@ -299,49 +277,24 @@ class Distributor:
         if definition is None or office is None:  # or lost while another VIP was programmed
             return
         office.published = replace(office.published, definition=definition)
-        self._program_all(vip, office)
+        self._program_all(office)
         if office.answering:
             self.programmer.refresh(definition, self._interface.mac)
-        await self._publish(vip, office)
+        await self._publish(office)
 
-    def _program_all(self, vip: Address, office: Office) -> None:
-        cluster = self._mirror.cluster
-        definition = office.published.definition
-        office.refused = self._refused(vip, office)
-        office.blocks = rules.block_index(cluster, vip, office.refused)
+    def _program_all(self, office: Office) -> None:
+        cluster, definition = self._mirror.cluster, office.definition
+        office.judge_claims(cluster, self.live_connections, self.slot)
         routes = rules.routes(cluster, definition, office.refused)
-        self.programmer.replace(vip, definition.method, routes, self._hosts)
-        named, limits = as_published(cluster.claims.values(), office.refused)
-        if limits - office.published.limits:
-            hosts = ", ".join(sorted(host for host, _ in limits))
-            log.warning(
-                "vip %s: %d claims refused, too many of %s", vip, len(office.refused), hosts
-            )
-        office.published = replace(
-            office.published, programmed_revision=cluster.revision, refused=named, limits=limits
-        )
+        self.programmer.replace(office.vip, definition.method, routes, self._hosts)
 
-    def _refused(self, vip: Address, office: Office) -> frozenset[int]:
-        """The claims on ports where other hosts' connections or listeners live; for as long as
-        these claims stand."""
-        claims = [c for c in self._mirror.cluster.claims.values() if c.block.vip == vip]
-        routed = office.published.programmed_revision
-        before = office.refused & {claim.create_revision for claim in claims}
-        if all(claim.create_revision <= routed for claim in claims):
-            return before  # without a walk over the connection table
-        # Claimants that are away just now, too: else their own connections would refuse them.
-        known = {*self._mirror.cluster.hosts, *(claim.host for claim in claims)}
-        names = {self.slot(name): name for name in known}
-        live = [(c.port, names.get(c.slot)) for c in self.live_connections() if c.vip == vip]
-        # A listener that its claimant had not heard of yet: the claim came between.
-        notified = self._mirror.cluster.listeners.get(vip, {})
-        live += [(port, host) for (_, port), by_host in notified.items() for host in by_host]
-        return before | refuse(claims, live, routed)
-
-    async def _publish(self, vip: Address, office: Office) -> None:
-        key = str(DistributingKey(self.host, vip))
+    def _say(self, office: Office) -> None:
+        key = str(DistributingKey(self.host, office.vip))
         self._publisher.set(key, values.encode(office.published))
-        await self._publisher.flushed([key])
+
+    async def _publish(self, office: Office) -> None:
+        self._say(office)
+        await self._publisher.flushed([str(DistributingKey(self.host, office.vip))])
 
     def _ports_changed(self, changed: Iterable[tuple[Address, PortKey]]) -> None:
         by_vip: dict[Address, list[PortKey]] = {}
@@ -352,29 +305,8 @@ class Distributor:
             self._route(vip, self.offices[vip], ports)
 
     def _route(self, vip: Address, office: Office, ports: Iterable[PortKey]) -> None:
-        cluster, definition = self._mirror.cluster, office.published.definition
-        listeners = cluster.listeners.get(vip, {})
-        routes = {
-            port: rules.route(
-                port,
-                listeners.get(port, {}),
-                definition,
-                cluster.hosts,
-                office.blocks.owner(port[1]),
-            )
-            for port in ports
-        }
-        self.programmer.change(vip, definition.method, routes, self._hosts)
-
-    async def _host_rows(self) -> dict[str, HostRow]:
-        """Of the hosts as they were before the look-up: those that come meanwhile have a turn
-        of their own."""
-        hosts = dict(self._mirror.cluster.hosts)
-        await self._routes.know_hosts(hosts)
-        chosen = all_choices(hosts, self._here, self._routes.to, self._interface.index)
-        tell_changes(self.choices, chosen)
-        self.choices = chosen
-        return host_rows(hosts, chosen)
+        routes = office.routes(self._mirror.cluster, ports)
+        self.programmer.change(vip, office.definition.method, routes, self._hosts)
 
     def _routes_changed(self) -> None:
         """The paths to hosts, or for which VIPs this one is a candidate."""
@@ -385,49 +317,25 @@ class Distributor:
         vips = self.programmer.vips
         self.programmer.tell_peers(peers(cluster.hosts.values(), cluster.definitions, vips))
 
-    # ---- the LAN ----
-
-    def _answer_rivals(self, vip: Address) -> None:
-        """A host that published the VIP beside us has announced it; so do we, now that it has
-        come or gone, or its neighbours would stay with it."""
-        office = self.offices[vip]
-        rivals = {h for v, h in self._mirror.cluster.distributing if v == vip} - {self.host}
-        if rivals != office.rivals and office.answering:
-            self._lan.announce(vip)
-        office.rivals = rivals
+    # ---- by and by ----
 
     async def _ticks(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._handover.tick()
             try:
-                for vip in list(self.offices):
-                    await self._check_fence(vip)
+                for office in list(self.offices.values()):
+                    await self._rivals.check_fence(office, self.programmer)
                 await self._quarantine.tick(self.offices.keys())
             except RegistryError as error:
                 log.debug("tick: %s", error)
 
-    async def _check_fence(self, vip: Address) -> None:
-        """Only a registry that answers now, and says so, lifts a fence: else another host has it.
-
-        What the mirror shows may be seconds old. While our publication has stood without a gap
-        since we took office, nobody else was elected.
-        """
-        office = self.offices.get(vip)
-        if office is None:  # lost with the lease, while another VIP was looked at
+    def _vip_problem(self, vip: Address, why: str) -> None:
+        """Told once; empty: there is none any more."""
+        what = f"vip {vip}"
+        if not why:
+            self.problems.pop(what, None)
             return
-        if not self.programmer.fenced(vip):
-            self.problems.pop(f"vip {vip}", None)
-            return
-        self._problem(f"vip {vip}", "another machine on the LAN announced it")
-        key = str(DistributingKey(self.host, vip))
-        present = {e.key: e.value for e in (await self._registry.list(key)).entries}
-        stands = present.get(key) == values.encode(office.published)
-        if stands and self.offices.get(vip) is office:
-            self.programmer.answer(office.published.definition, self._interface.mac)
-            self._lan.announce(vip)
-
-    def _problem(self, what: str, why: str) -> None:
         if self.problems.get(what) != why:
             log.error("%s: %s", what, why)
         self.problems[what] = why
@@ -437,16 +345,8 @@ class Distributor:
 
     def live_connections(self) -> Iterator[ConnectionRow]:
         """Of the connection table, without what is over as far as the client's packets tell."""
-        now = now_ns()
-        return (c for c in self._kernel.connections() if self._is_live(c, (now - c.seen_ns) / 1e9))
+        return live(self._kernel.connections(), self._definition)
 
-    def _is_live(self, connection: ConnectionRow, idle_seconds: float) -> bool:
-        office = self.offices.get(connection.vip)
-        if connection.protocol is Protocol.UDP:
-            return office is not None and idle_seconds < office.published.definition.udp_idle
-        longest = {
-            ConnectionState.NEW: NEW_SECONDS,
-            ConnectionState.CLOSING: CLOSING_SECONDS,
-            ConnectionState.RESET: CLOSING_SECONDS,
-        }
-        return idle_seconds < longest.get(connection.state, math.inf)
+    def _definition(self, vip: Address) -> Definition | None:
+        office = self.offices.get(vip)
+        return None if office is None else office.definition

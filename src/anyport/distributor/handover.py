@@ -4,6 +4,7 @@ have heard that, their packets come here."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,16 @@ FENCED_SECONDS = 2.0
 What it sends here till then is dropped, and sent again; the local stack would refuse it."""
 LONGEST_SECONDS = 5.0
 """Without an announcement: the successor's packets then come by another LAN, or never."""
+
+_LOOK_SECONDS = 0.02
+
+
+async def until(handed_on: Callable[[], bool]) -> None:
+    """Looks often: the packet program tells nobody what it hears."""
+    while True:
+        if handed_on():
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 @dataclass

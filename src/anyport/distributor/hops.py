@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 from anyport.decide.paths import Choice, RouteTo, choices
 from anyport.decide.rows import HostRow, Path
+from anyport.kernel.routes import Routes
 from anyport.model import Host
 from anyport.model.definition import Address
+from anyport.registry.mirror import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -50,3 +52,24 @@ def path(choice: Choice) -> str:
 
 def _end(choice: Choice) -> tuple[int, Address | None]:
     return choice.hop.path, choice.hop.address
+
+
+class Paths:
+    """How this host sends to each of the others."""
+
+    def __init__(self, here: Host, interface_index: int, routes: Routes, mirror: Mirror) -> None:
+        self._here = here
+        self._interface_index = interface_index
+        self._routes = routes
+        self._mirror = mirror
+        self.choices: Choices = {}
+
+    async def host_rows(self) -> dict[str, HostRow]:
+        """Of the hosts as they were before the look-up: those that come meanwhile have a turn
+        of their own."""
+        hosts = dict(self._mirror.cluster.hosts)
+        await self._routes.know_hosts(hosts)
+        chosen = all_choices(hosts, self._here, self._routes.to, self._interface_index)
+        tell_changes(self.choices, chosen)
+        self.choices = chosen
+        return host_rows(hosts, chosen)

@@ -40,7 +40,9 @@ class Lan:
             self._solicited.pop(vip).close()
 
     def announce(self, vip: Address) -> None:
+        """At once, and again: what the caller says after this, it says after the announcement."""
         self.stop_announcing(vip)
+        self._announce(vip)
         self._announcing[vip] = asyncio.create_task(self._announce_often(vip))
 
     def stop_announcing(self, vip: Address) -> None:
@@ -51,8 +53,11 @@ class Lan:
         """At first more than once, as one frame may be lost (RFC 5227 2.3, RFC 4861 7.2.6), and
         now and then for ever: a neighbour may have heard a former distributor last."""
         for number in itertools.count(1):
-            try:
-                announce(vip, self._interface)
-            except KernelError as error:
-                self._problem(vip, str(error))
             await asyncio.sleep(ANNOUNCE_SECONDS if number < ANNOUNCEMENTS else REFRESH_SECONDS)
+            self._announce(vip)
+
+    def _announce(self, vip: Address) -> None:
+        try:
+            announce(vip, self._interface)
+        except KernelError as error:
+            self._problem(vip, str(error))

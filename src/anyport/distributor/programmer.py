@@ -18,6 +18,7 @@ from anyport.decide.tables import (
     replacing,
 )
 from anyport.errors import AnyportError
+from anyport.kernel.connections import Entered
 from anyport.kernel.distribute import DistributorKernel
 from anyport.model import Definition, Method, PortKey, Route
 from anyport.model.definition import Address
@@ -47,8 +48,9 @@ class Programmer:
         """VIP -> row, of those that have routes here."""
         return self._indexes
 
-    def open(self, vip: Address) -> None:
-        """A row for the VIP. Raises AnyportError when all are in use.
+    def open(self, vip: Address) -> bool:
+        """A row for the VIP; whether its connections are known here. Raises AnyportError when all
+        are in use.
 
         If another host has distributed it meanwhile, without the connections
         that were known here: of those that have ended there, the next one
@@ -57,8 +59,9 @@ class Programmer:
         if vip not in self._indexes:
             self._open(vip)
         elif not self.fenced(vip):
-            return
+            return True
         self._kernel.forget_vip(self._indexes[vip])
+        return False
 
     def _open(self, vip: Address) -> None:
         free = set(range(MAX_VIPS)) - set(self._indexes.values())
@@ -79,15 +82,34 @@ class Programmer:
         self._apply(plan(self._tables, index, Method.HASH, replacing(self._tables, index, {}), {}))
         self._kernel.clear_routes(index)
 
-    def answer(self, definition: Definition, mac: bytes) -> None:
-        """From now on packets to the VIP are distributed and ARP for it is answered here."""
-        self._kernel.unfence(self._indexes[definition.vip])
-        self.refresh(definition, mac)
+    def answer(self, definition: Definition, mac: bytes, gathering: float | None = None) -> None:
+        """From now on packets to the VIP are distributed and ARP for it is answered here.
+
+        `gathering`: see `gather`; None: as it was.
+        """
+        index = self._indexes[definition.vip]
+        self._kernel.unfence(index)
+        self._kernel.set_vip(definition.vip, index, mac, definition.udp_idle, gathering)
+
+    def gather(self, vip: Address, seconds: float) -> None:
+        """For so long packets of connections that are not known wait; 0: no longer."""
+        self._kernel.gather(vip, seconds)
+
+    def enter(self, vip: Address, host: str, rows: bytes) -> Entered:
+        """What a host says are its connections; none of a host that has no slot."""
+        slot = self.slot(host)
+        if slot is None or not rows:
+            return Entered(0, 0)
+        return self._kernel.enter_connections(vip, self._indexes[vip], slot, rows)
 
     def refresh(self, definition: Definition, mac: bytes) -> None:
         """For a VIP that is answered for: its definition changed. A fence stays."""
         index = self._indexes[definition.vip]
         self._kernel.set_vip(definition.vip, index, mac, definition.udp_idle)
+
+    def fence(self, vip: Address, mac: bytes) -> None:
+        """Nothing is answered or forwarded for it here any more: the host of that MAC does."""
+        self._kernel.fence(self._indexes[vip], mac)
 
     def fenced(self, vip: Address) -> bool:
         return self._kernel.fenced(self._indexes[vip])

@@ -181,6 +181,12 @@ class DistributorKernel:
         """Whether another host was seen to announce the VIP since `unfence`."""
         return self._maps["fenced"].lookup(_u32(index)) != bytes(abi.Fence())
 
+    def fence(self, index: int, mac: bytes) -> None:
+        """As if the host of that MAC had been seen to announce the VIP."""
+        raised = abi.Fence(raised=1)
+        raised.mac[:] = mac
+        self._maps["fenced"].update(_u32(index), bytes(raised))
+
     def unfence(self, index: int) -> None:
         self._maps["fenced"].update(_u32(index), bytes(abi.Fence()))
 

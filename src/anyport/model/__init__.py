@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nouns of anyport. All are frozen values; none does I/O."""
 
-from anyport.model.cluster import Candidacy, Cluster, Distributing
+from anyport.model.cluster import Candidacy, Cluster, ConnectionsPiece, Distributing
 from anyport.model.definition import ANY, Definition, Method, Ports, PortSet
 from anyport.model.host import Drain, Heartbeat, Host, HostState, PathWish, Remaining
 from anyport.model.listener import Listener, ListenerKey, Notification, Socket
@@ -14,6 +14,7 @@ __all__ = [
     "Candidacy",
     "Claim",
     "Cluster",
+    "ConnectionsPiece",
     "Definition",
     "Distributed",
     "Distributing",

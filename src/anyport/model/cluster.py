@@ -31,6 +31,7 @@ class Distributing:
     `refused`, by their create_revision: connections to other hosts live on
     their ports. Of a host with too many of those, only the oldest are named, and
     `limits` has the revision up to which its claims are routed instead.
+    `gathering`: it has announced the VIP, and asks hosts for their connections.
     """
 
     host: str
@@ -39,6 +40,21 @@ class Distributing:
     programmed_revision: int
     refused: frozenset[int] = frozenset()
     limits: frozenset[tuple[str, int]] = frozenset()
+    gathering: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionsPiece:
+    """Of what `host` answers to a distributor that gathers: its connections to the VIP.
+
+    `term`: the distributor's. `pieces`: how many make up the whole answer.
+    `rows`: as kernel.own_connections has them.
+    """
+
+    host: str
+    term: int
+    pieces: int
+    rows: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +66,7 @@ class Cluster:
     `listeners` is by VIP, then port, then host. `drains` are of hosts that may
     be away; whether one of `hosts` is drained its state says, too. `claims` are those that count;
     those that were voided are in `voided`, until their hosts delete them, and
-    `voids` says by whom.
+    `voids` says by whom. `connections` are the pieces of each host, by number.
     """
 
     revision: int
@@ -64,3 +80,6 @@ class Cluster:
     remaining: Mapping[str, Remaining] = field(default_factory=dict)
     voided: Mapping[tuple[str, PortBlock], Claim] = field(default_factory=dict)
     voids: Mapping[tuple[Address, int], Mapping[str, Void]] = field(default_factory=dict)
+    connections: Mapping[tuple[Address, str], Mapping[int, ConnectionsPiece]] = field(
+        default_factory=dict
+    )

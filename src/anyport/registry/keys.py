@@ -9,6 +9,7 @@
     /anyport/v1/hosts/<h>/blocks/<vip>/<first>              ClaimKey
     /anyport/v1/hosts/<h>/candidates/<vip>                  CandidacyKey
     /anyport/v1/hosts/<h>/distributing/<vip>                DistributingKey
+    /anyport/v1/hosts/<h>/connections/<vip>/<piece>         ConnectionsKey
     /anyport/v1/hosts/<h>/remaining                         RemainingKey
     /anyport/v1/hosts/<h>/voided/<vip>/<revision>           VoidKey
 
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 
+from anyport.decide.gathering import MOST_PIECES
 from anyport.model import Protocol
 from anyport.model.definition import Address
 
@@ -136,6 +138,18 @@ class DistributingKey:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionsKey:
+    """`piece`: from 0 on; below MOST_PIECES."""
+
+    host: str
+    vip: Address
+    piece: int
+
+    def __str__(self) -> str:
+        return f"{host_prefix(self.host)}connections/{self.vip}/{self.piece}"
+
+
+@dataclass(frozen=True, slots=True)
 class RemainingKey:
     host: str
 
@@ -164,6 +178,7 @@ Key = (
     | ClaimKey
     | CandidacyKey
     | DistributingKey
+    | ConnectionsKey
     | RemainingKey
     | VoidKey
 )
@@ -202,6 +217,8 @@ def _parse(text: str) -> Key | None:
             return CandidacyKey(host, _address(vip))
         case [host, "distributing", vip]:
             return DistributingKey(host, _address(vip))
+        case [host, "connections", vip, piece] if int(piece) in range(MOST_PIECES):
+            return ConnectionsKey(host, _address(vip), int(piece))
         case [host, "remaining"]:
             return RemainingKey(host)
         case [host, "voided", vip, claim]:

@@ -41,6 +41,7 @@ from anyport.registry.keys import (
     PREFIX,
     CandidacyKey,
     ClaimKey,
+    ConnectionsKey,
     DefinitionKey,
     DistributingKey,
     DrainKey,
@@ -220,8 +221,9 @@ class Mirror:
         return self._entries.keys() - {entry.key for entry in listing.entries}
 
     def _not_said_again(self) -> set[str]:
-        """The operator says the one, an election the next; a void goes with its claim."""
-        others = DefinitionKey | DistributingKey | VoidKey
+        """The operator says the one, an election the next; a void goes with its claim, pieces
+        with their question."""
+        others = DefinitionKey | DistributingKey | VoidKey | ConnectionsKey
         return {k for k in self._entries if isinstance(parse(k), others)}
 
     def _keep(self, listing: Listing) -> None:

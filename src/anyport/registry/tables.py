@@ -8,10 +8,12 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
+from anyport.decide.gathering import MOST_PIECES
 from anyport.model import (
     Candidacy,
     Claim,
     Cluster,
+    ConnectionsPiece,
     Definition,
     Distributing,
     Drain,
@@ -28,6 +30,7 @@ from anyport.registry.claim_table import ClaimTable
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
+    ConnectionsKey,
     DefinitionKey,
     DistributingKey,
     DrainKey,
@@ -49,6 +52,10 @@ MOST_LISTENERS = 262_144
 """Of one host: as many as two VIPs have ports for TCP and UDP. Whoever says more goes mad."""
 
 
+MOST_PIECES_OF_A_HOST = 2 * MOST_PIECES
+"""For all VIPs that gather at once: 8 MB in every daemon."""
+
+
 class Tables:
     """`set` costs the same however many entries there are."""
 
@@ -64,6 +71,7 @@ class Tables:
         self._candidacies: dict[tuple[Address, str], Candidacy] = {}
         self._distributing: dict[tuple[Address, str], Distributing] = {}
         self._remaining: dict[str, Remaining] = {}
+        self._pieces: dict[tuple[Address, str], dict[int, ConnectionsPiece]] = {}
 
     def cluster(self, revision: int) -> Cluster:
         """Views of the tables: they show every later `set` too."""
@@ -79,14 +87,20 @@ class Tables:
             MappingProxyType(self._remaining),
             MappingProxyType(self._claims.voided),
             MappingProxyType(self._claims.voids),
+            MappingProxyType(self._pieces),
         )
 
     def has_room(self, key: Key) -> bool:
-        """False for one listener more than a host may say it has.
+        """False for one listener, or piece, more than a host may say it has.
 
         Only for those: who owns a block or is elected must not depend on what a
         reader happened to see first.
         """
+        if isinstance(key, ConnectionsKey):
+            return key.piece in self._pieces.get((key.vip, key.host), {}) or (
+                sum(len(p) for (_, host), p in self._pieces.items() if host == key.host)
+                < MOST_PIECES_OF_A_HOST
+            )
         if not isinstance(key, ListenerEntryKey):
             return True
         if self._listeners_of[key.host] < self._most_listeners:
@@ -104,6 +118,12 @@ class Tables:
             case DrainKey(host), Drain() | None:
                 _set(self._drains, host, noun)
                 self._show_host(host, touched)
+            case ConnectionsKey(host, vip, number), ConnectionsPiece() | None:
+                pieces = self._pieces.setdefault((vip, host), {})
+                if _set(pieces, number, noun):
+                    touched.connections.add(vip)
+                if not pieces:
+                    del self._pieces[vip, host]
             case RemainingKey(host), Remaining() | None:
                 _set(self._remaining, host, noun)  # nobody acts on it: it is looked up
             case HeartbeatKey(), Heartbeat() | None:
@@ -135,6 +155,7 @@ class Tables:
             claims={block.vip for _, block in (*self._claims.counting, *self._claims.voided)},
             candidacies={vip for vip, _ in self._candidacies},
             distributing={vip for vip, _ in self._distributing},
+            connections={vip for vip, _ in self._pieces},
             first=True,
         )
 

@@ -25,6 +25,7 @@ class Touched:
     claims: set[Address] = field(default_factory=set)
     candidacies: set[Address] = field(default_factory=set)
     distributing: set[Address] = field(default_factory=set)
+    connections: set[Address] = field(default_factory=set)
     first: bool = False
 
     def __bool__(self) -> bool:
@@ -43,6 +44,7 @@ class Touched:
             self.claims,
             self.candidacies,
             self.distributing,
+            self.connections,
         )
 
 

@@ -15,10 +15,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from anyport.decide.definitions import address_fault
+from anyport.decide.gathering import MOST_PIECES
 from anyport.model import (
     ANY,
     Candidacy,
     Claim,
+    ConnectionsPiece,
     Definition,
     Distributing,
     Drain,
@@ -43,6 +45,7 @@ from anyport.model.port_block import MAX_BLOCK_PORTS
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
+    ConnectionsKey,
     DefinitionKey,
     DistributingKey,
     DrainKey,
@@ -68,6 +71,7 @@ Noun = (
     | Claim
     | Candidacy
     | Distributing
+    | ConnectionsPiece
     | Remaining
     | Void
 )
@@ -133,6 +137,13 @@ class _Distributing(_Versioned, frozen=True):
     programmed_revision: _Count
     refused: tuple[_Count, ...] = ()
     limits: dict[_Word, _Count] | UnsetType = UNSET
+    gathering: bool | UnsetType = UNSET
+
+
+class _Connections(_Versioned, frozen=True):
+    term: _Count
+    pieces: Annotated[int, msgspec.Meta(ge=1, le=MOST_PIECES)]
+    rows: bytes
 
 
 class _Remaining(_Versioned, frozen=True):
@@ -182,7 +193,11 @@ def decode(key: Key, value: bytes, create_revision: int) -> Noun:
                 told.programmed_revision,
                 frozenset(told.refused),
                 frozenset() if told.limits is UNSET else frozenset(told.limits.items()),
+                told.gathering is True,
             )
+        case ConnectionsKey(host):
+            piece = _read(_CONNECTIONS, value)
+            return ConnectionsPiece(host, piece.term, piece.pieces, piece.rows)
         case DrainKey(host):
             return Drain(host, _read(_DRAIN, value).since, create_revision)
         case RemainingKey(host):
@@ -201,6 +216,7 @@ _CLAIM = msgspec.json.Decoder(_Claim)
 _CANDIDACY = msgspec.json.Decoder(_Candidacy)
 _DISTRIBUTING = msgspec.json.Decoder(_Distributing)
 _DRAIN = msgspec.json.Decoder(_Drain)
+_CONNECTIONS = msgspec.json.Decoder(_Connections)
 _REMAINING = msgspec.json.Decoder(_Remaining)
 
 
@@ -243,7 +259,10 @@ def _mirror(noun: Noun) -> _Versioned:
                 noun.programmed_revision,
                 tuple(sorted(noun.refused)),
                 dict(sorted(noun.limits)) or UNSET,
+                noun.gathering or UNSET,
             )
+        case ConnectionsPiece():
+            return _Connections(VERSION, noun.term, noun.pieces, noun.rows)
         case Drain():
             return _Drain(VERSION, noun.since)
         case Remaining():
