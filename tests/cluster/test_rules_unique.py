@@ -160,3 +160,29 @@ def test_when_nothing_is_left_the_program_gets_eaddrinuse_and_the_log_says_why(
     opened[0].close()
     eventually(lambda: free_ports(small, "host2") == 1, "the port to come back")
     assert small["host2"].listen(VIP).port == opened[0].port
+
+
+def test_a_block_that_comes_to_be_enumerated_is_handed_out_of_no_more(small: LabCluster) -> None:
+    """At once, though one of its ports is in use, so that its host has it still: what is given
+    back must be in nobody's hands any more."""
+    host = next(h for h in HOSTS if h != small.distributor())
+    opened = small[host].listen(VIP)
+    [block] = [
+        range(row["first"], row["last"] + 1)
+        for row in small.noun("blocks", host)
+        if row["host"] == host and opened.port in range(row["first"], row["last"] + 1)
+    ]
+    enumerated = next(port for port in block if port != opened.port)
+    done = small.anyport("host1", "vip", "set", VIP, "--ports", f"{enumerated}/tcp")
+    assert done.returncode == 0, done.stderr
+    wildcard = small[host].listen("0.0.0.0", enumerated)
+    small.await_targets(enumerated, {host})  # so the definition holds there
+    wildcard.close()
+    given = listened(small[host])
+    assert given is None or given.port not in block
+    assert any(row["first"] == block.start for row in small.noun("blocks", host))
+    opened.close()
+    eventually(
+        lambda: not any(row["first"] == block.start for row in small.noun("blocks", host)),
+        "the block to be given back",
+    )

@@ -200,7 +200,7 @@ class Agent:
     def _program(self) -> bool:
         """Whether something had changed."""
         wanted = [
-            HostedDefinition(definition, self._blocks.leased(vip), self._blocks.own(vip))
+            HostedDefinition(definition, self._blocks.leased(vip), self._blocks.kept(vip))
             for vip, definition in sorted(self.hosted.items(), key=lambda item: item[0].packed)
         ]
         if wanted == self._hosted_kernel:

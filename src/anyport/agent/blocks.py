@@ -78,6 +78,15 @@ class Blocks:
     def own(self, vip: Address) -> tuple[PortBlock, ...]:
         return self._own.get(vip, ())
 
+    def kept(self, vip: Address) -> tuple[PortBlock, ...]:
+        """Those of `own` that the definition lets this host keep: the kernel hands nothing out of
+        the others from the moment that it has the definition, so once no port of one is in use,
+        none will be, and it can be given back."""
+        definition = self._hosted[vip]
+        if not definition.allows(self._host):
+            return ()
+        return tuple(b for b in self.own(vip) if not rules.is_enumerated(definition, b))
+
     def fresh(self, vip: Address) -> Callable[[int], bool]:
         """Ports that nobody can have used lately: of blocks first claimed by this daemon."""
         claimed = [block for block in self._claimed_here if block.vip == vip]
@@ -139,6 +148,8 @@ class Blocks:
         for claim in rules.surrenderable(claims, self._host, definition, in_use, refused):
             if claim.create_revision in refused:
                 self._avoided[claim.block] = self._clock()
+            elif claim.block in self.own(vip) and not self._pools.vacant(claim.block):
+                continue  # the kernel handed a port out, and its event is still to be read
             await self._give_back(claim)
 
     async def _give_up_voided(self) -> None:

@@ -22,7 +22,7 @@ _ENUMERATED, _OWN = 0, 2  # fields of struct port_word
 class HostedDefinition:
     """What this host has to know about a VIP.
 
-    `leased`: the blocks of every host; `own`: this host's, which are among them.
+    `leased`: the blocks of every host; `own`: those among them that this one hands out of.
     """
 
     definition: Definition
