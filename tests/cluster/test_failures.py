@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -16,12 +17,13 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 HOSTS = ("host1", "host2", "host3")
 VIPS = (VIP, "10.77.0.81", "10.77.0.82", "10.77.0.83")  # more than hosts
+TTL = 2
 
 
 @pytest.fixture
 def cluster() -> Iterator[LabCluster]:
     """Leases end soon after their daemons."""
-    with lab_cluster("failing", 3, {"vip": VIP}, {"registry": {"ttl": 2}}) as cluster:
+    with lab_cluster("failing", 3, {"vip": VIP}, {"registry": {"ttl": TTL}}) as cluster:
         yield cluster
 
 
@@ -184,6 +186,38 @@ def test_a_distributor_whose_link_is_cut(cluster: LabCluster) -> None:
         eventually(lambda host=host: cluster.noun("status", host)["healthy"], host)  # type: ignore[misc]
     assert_all_live(connections)
     assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+
+
+def test_an_etcd_without_space(cluster: LabCluster) -> None:
+    """It keeps leases alive and takes closings: all goes on for longer than any lease, and no
+    opening is told; a port of a block is served, as it is routed beforehand."""
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    cluster.await_targets(80, set(HOSTS))
+    cluster.await_ready()
+    first, second = sorted({*HOSTS} - {cluster.distributor()})  # it would be reached there itself
+    connections = [cluster.client.connect(VIP, 80) for _ in range(20)]
+    closing = cluster[second].listen(VIP, 81)
+    cluster.await_targets(81, {second})
+    told = "registry: what this host says cannot be written; retrying"
+    with LabEtcd(cluster).without_space():
+        cluster[first].listen(VIP, 82)
+        given = cluster[first].listen(VIP)
+        closing.close()
+        eventually(lambda: told in cluster.noun("status", first)["problems"], "it to say so")
+        cluster.await_targets(81, set())
+        assert cluster.client.fetch(VIP, given.port, 1) == [first]
+        assert_refused(cluster, 82)
+        later, served = time.monotonic() + 3 * TTL, set[str]()
+        while time.monotonic() < later:
+            served |= set(cluster.client.fetch(VIP, 80, 20))
+        assert served == set(HOSTS)
+        assert_all_live(connections)
+    cluster.await_targets(82, {first})
+    cluster.await_targets(given.port, {first})
+    for host in HOSTS:
+        eventually(lambda host=host: cluster.noun("status", host)["healthy"], host)  # type: ignore[misc]
+    assert_all_live(connections)
 
 
 def is_target(cluster: LabCluster, witness: str, host: str) -> bool:

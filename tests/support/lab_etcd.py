@@ -59,6 +59,20 @@ class LabEtcd:
         with unheard(cluster, host, there), unheard(cluster, "lan", here):
             yield
 
+    @contextmanager
+    def without_space(self) -> Iterator[None]:
+        """As when its quota, or its disk, is used up: it refuses whatever takes room."""
+        self._alarm("ACTIVATE")
+        try:
+            yield
+        finally:
+            self._alarm("DEACTIVATE")
+
+    def _alarm(self, action: str) -> None:
+        member = self._ask("cluster/member/list", {})["members"][0]["ID"]
+        alarm = {"action": action, "memberID": member, "alarm": "NOSPACE"}
+        assert "alarms" in self._ask("maintenance/alarm", alarm)
+
     def restart_empty(self) -> None:
         """At the same place."""
         pid = self.pid
@@ -71,17 +85,17 @@ class LabEtcd:
     def compact(self, host: str) -> None:
         """Forgets all that led to what `host` has seen."""
         revision = self._cluster.noun("status", host)["registry"]["revision"]
-        assert "header" in self._ask("compaction", {"revision": revision, "physical": True})
+        assert "header" in self._ask("kv/compaction", {"revision": revision, "physical": True})
 
     def stored(self) -> list[str]:
         """Keys."""
         every = base64.b64encode(b"\0").decode()
-        found = self._ask("range", {"key": every, "range_end": every, "keys_only": True})
+        found = self._ask("kv/range", {"key": every, "range_end": every, "keys_only": True})
         return [base64.b64decode(kv["key"]).decode() for kv in found.get("kvs", ())]
 
     def _ask(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
         """By its JSON gateway."""
-        url = f"{self._cluster.endpoints[0]}/v3/kv/{what}"
+        url = f"{self._cluster.endpoints[0]}/v3/{what}"
         answer = self._cluster.run("lan", "curl", "-sS", "-d", json.dumps(request), url)
         told: dict[str, Any] = json.loads(answer)
         return told
