@@ -7,11 +7,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 import pytest
 
 from tests.support.lab_cluster import VIP, LabCluster, Opened, eventually, lab_cluster
 from tests.support.lab_etcd import LabEtcd
+from tests.support.packets import arp
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -57,6 +59,24 @@ def test_a_distributor_without_etcd_leaves_the_vip_to_the_next(cluster: LabClust
     eventually(lambda: cluster.noun("status", old)["registry"]["connected"], "it to be back")
     eventually(lambda: cluster.lab.client(old).vip(VIP)["distributor"] == new, "it to see the new")
     cluster.await_targets(80, set(HOSTS))
+    assert_all_live(connections)
+    assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+
+
+def test_a_stranger_that_announces_the_vip(cluster: LabCluster) -> None:
+    """The distributor stops, asks the registry, and announces itself again."""
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    cluster.await_targets(80, set(HOSTS))
+    here = cluster.distributor()
+    connections = [cluster.client.connect(VIP, 80) for _ in range(20)]
+    stranger, vip = bytes.fromhex("02000000cc01"), IPv4Address(VIP)
+    [wire] = cluster.client.do("wire_out", interface="eth0")
+    announcement = arp(1, stranger, vip, vip)
+    cluster.client.do("send", number=wire, frame=announcement.hex())
+    eventually(lambda: "another machine on the LAN announced it" in cluster.log(here), "a fence")
+    eventually(lambda: cluster.noun("status", here)["healthy"], "it to have the VIP again")
+    assert cluster.distributor() == here
     assert_all_live(connections)
     assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
 
