@@ -162,6 +162,30 @@ def assert_refused(cluster: LabCluster, port: int) -> None:
     eventually(refuses, f"port {port} to be refused")
 
 
+def test_all_daemons_are_away_for_longer_than_their_leases(cluster: LabCluster) -> None:
+    """The first that is back knows of nobody else: established connections go on all the same."""
+    etcd = LabEtcd(cluster)
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    cluster.await_targets(80, set(HOSTS))
+    connections = [cluster.client.connect(VIP, 80) for _ in range(20)]
+    first, *others = sorted(HOSTS, key=lambda host: host != cluster.distributor())
+    for host in HOSTS:
+        cluster.lab.kill_daemon(host)
+    gone = {f"/anyport/v1/hosts/{host}/self" for host in HOSTS}
+    eventually(lambda: gone.isdisjoint(etcd.stored()), "their leases to end")
+    assert_all_live(connections)
+    assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+    cluster.lab.start_daemon(first)
+    eventually(lambda: is_alone(cluster, first), f"{first} to be alone")
+    assert_all_live(connections)
+    for host in others:
+        cluster.lab.start_daemon(host)
+    cluster.await_targets(80, set(HOSTS))
+    assert_all_live(connections)
+    assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+
+
 def test_a_target_whose_link_is_cut(cluster: LabCluster) -> None:
     """As one that is switched off. Its connections wait, and go on when the link is back soon."""
     gone = next(host for host in HOSTS if host != cluster.distributor())
@@ -238,6 +262,12 @@ def test_an_etcd_without_space(cluster: LabCluster) -> None:
     for host in HOSTS:
         eventually(lambda host=host: cluster.noun("status", host)["healthy"], host)  # type: ignore[misc]
     assert_all_live(connections)
+
+
+def is_alone(cluster: LabCluster, host: str) -> bool:
+    """On port 80, as it sees it itself."""
+    rows = [row for row in cluster.noun("ports", host) if row["port"] == 80]
+    return [[target["host"] for target in row["targets"]] for row in rows] == [[host]]
 
 
 def is_target(cluster: LabCluster, witness: str, host: str) -> bool:
