@@ -15,11 +15,13 @@ from typing import Any
 from anyport.kernel import abi
 from anyport.kernel.libbpf import Map
 from anyport.lab import Lab
+from anyport.lab.node import LAN
 from anyport.model import Protocol
 
 VIP = "10.77.0.200"
 LISTENERS = str(Path(__file__).with_name("listeners.py"))
 PLAYERS = str(Path(__file__).with_name("players.py"))
+DELETION = str(Path(__file__).with_name("deletion.py"))
 FIRST_PORT = 10_000
 """Of many listeners: below all port blocks."""
 PATIENCE_SECONDS = 60.0
@@ -60,6 +62,14 @@ class Cluster:
     def player(self, node: str, role: str, *arguments: object) -> Player:
         """A program of players.py, for the VIP; it ends with the cluster."""
         return Player(self._python(node, PLAYERS, role, VIP, *map(str, arguments)))
+
+    def deletion(self, key: str) -> Player:
+        """Says when the registry's key is deleted; looks from the return of this on."""
+        state = json.loads((self.lab.node(LAN).directory / "etcd" / "etcd.json").read_text())
+        endpoint = f"http://{state['host']}:{state['client_port']}"
+        player = Player(self._python(LAN, DELETION, endpoint, key))
+        player.said()
+        return player
 
     def _python(self, node: str, *words: str) -> subprocess.Popen[str]:
         program: subprocess.Popen[str] = self.lab.popen(
@@ -120,7 +130,7 @@ class Listeners:
 
 
 class Player:
-    """A program of players.py, running: lines in, JSON lines out."""
+    """players.py or deletion.py, running: lines in, JSON lines out."""
 
     def __init__(self, program: subprocess.Popen[str]) -> None:
         self._program = program
@@ -134,7 +144,7 @@ class Player:
         assert self._program.stdout is not None
         line = self._program.stdout.readline()
         if not line:
-            raise RuntimeError(f"a program of players.py ended: {self._program.args!r}")
+            raise RuntimeError(f"a program ended: {self._program.args!r}")
         return json.loads(line)
 
     def ask(self, word: object = "") -> Any:

@@ -12,8 +12,9 @@ else, at most 250 ms after the last change.
 
 Silence is the longest time between two answers to a client that sends a
 datagram every 2 ms. Killed: the distributor's link and daemon at once. Its
-lease, renewed four times in its TTL, has to run out first, which etcd looks
-for twice a second: all but some 20 ms of the silence is that.
+lease, renewed four times in its TTL, has to run out first, and etcd looks twice
+a second for those that have; after that the next host is elected, programs the
+whole table and announces itself.
 
 CPU is of all threads of one daemon. The process's memory is what is resident,
 shared libraries included. Restarted: from execve() until the daemon says that

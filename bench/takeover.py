@@ -10,6 +10,7 @@ from functools import partial
 from itertools import pairwise
 
 from anyport.lab.node import CLIENT, LAN
+from anyport.registry.keys import HostKey
 from bench import programs
 from bench.cluster import PATIENCE_SECONDS, VIP, Cluster
 from bench.rounds import Case, alternate
@@ -49,11 +50,15 @@ def measure(
 def killed(cluster: Cluster, ttl: int) -> Mapping[Row, float]:
     """The distributor's host goes at once, with its daemon and its link; and comes back empty."""
     old = _distributor(cluster)
+    lease = cluster.deletion(str(HostKey(old)))
     knocks = _knocked(cluster, partial(_down, cluster, old))
+    ended = float(lease.said())
+    lease.end()
     _up(cluster, old)
     name = f"host killed, lease of {ttl} s"
     return {
         Row(f"{name}: silence", "ms", "≤ 1,000"): silence(knocks) * 1000,
+        Row(f"{name}: of it after the lease", "ms"): (first_answer(knocks, ended) - ended) * 1000,
         Row(f"{name}: datagrams lost", "of 500/s"): float(lost(knocks)),
     }
 
@@ -74,6 +79,11 @@ def silence(knocks: Knocks) -> float:
     """Seconds: the longest between two answers."""
     answers = sorted(at for _, at in knocks if at is not None)
     return max(after - before for before, after in pairwise(answers))
+
+
+def first_answer(knocks: Knocks, after: float) -> float:
+    """CLOCK_MONOTONIC in seconds."""
+    return min(at for _, at in knocks if at is not None and at > after)
 
 
 def lost(knocks: Knocks) -> int:

@@ -126,7 +126,7 @@ def test_takeovers() -> None:
     found = takeover.measure("control", 1, 1, ttls=[2], lab=f"{PREFIX}over")
     medians = {series.row.name: series.median for series in found}
     assert medians["host killed, lease of 2 s: datagrams lost"] > 0
-    assert len(medians) == 4
+    assert len(medians) == 5
 
 
 def test_footprint() -> None:
