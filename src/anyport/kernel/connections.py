@@ -19,6 +19,8 @@ from anyport.model.definition import Address
 _ENTRY = struct.Struct("<QIHH16s")  # struct connection
 _BUCKET = struct.Struct(f"{sizeof(abi.Bucket)}s")
 _EMPTY = bytes(_BUCKET.size)
+_PIECE = 64 * _BUCKET.size  # where all are empty they are passed over in one comparison
+_EMPTY_PIECE = bytes(_PIECE)
 _ROOM = 2  # entries for each connection: docs/adr/0010 has what more and less would do
 _STEP = 1 << 18  # buckets in one call; bpf_loop() does 2^23 at most
 _SEEN_MASK = (1 << abi.SEEN_BITS) - 1
@@ -100,9 +102,12 @@ class ConnectionTable:
                     )
 
     def _buckets(self) -> Iterator[bytes]:
-        """Those that are not empty."""
-        for _, values in self.map.batches():
-            yield from (values for (values,) in _BUCKET.iter_unpack(values) if values != _EMPTY)
+        """Those that are not empty: mostly few, and a takeover waits for them."""
+        with self.map.memory() as memory:
+            for start in range(0, len(memory), _PIECE):
+                piece = memory[start : start + _PIECE]
+                if piece != _EMPTY_PIECE[: len(piece)]:
+                    yield from (one for (one,) in _BUCKET.iter_unpack(piece) if one != _EMPTY)
 
     def forget(self, slots: Collection[int] = (), vip_rows: Collection[int] = ()) -> int:
         """How many went to these slots, or to these rows' VIPs."""

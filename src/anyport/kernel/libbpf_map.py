@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -108,6 +109,18 @@ class Map:
             if error.errno not in _NO_BATCH:
                 raise
             yield from self._walk()
+
+    def memory(self) -> mmap.mmap:
+        """The values of an array that was made with BPF_F_MMAPABLE, end to end, as they are when
+        they are read: each batch of a dump takes as long as its entries are many, empty or not.
+
+        The caller closes it. Raises KernelError.
+        """
+        try:
+            length = self.max_entries * self.value_size
+            return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ)
+        except OSError as error:
+            raise KernelError(f"map {self.name}: {error.strerror}", error.errno or 0) from None
 
     def update_batch(self, keys: bytes, values: bytes, count: int) -> None:
         """`count` entries, end to end; not atomic, each entry is."""
