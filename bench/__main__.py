@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All parts, one after the other; then docs/benchmarks.md: `make bench`."""
+"""All parts, one after the other; then docs/benchmarks.md: `make bench`.
+
+`--parts` measures some anew, and leaves the figures of the others as they are.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from bench.command import leave_by_signal, parser, print_series
 from bench.machine import about
 from bench.parts import PARTS
 from bench.rounds import progress
-from bench.series import Results, Series
+from bench.series import Results, Series, renewed
 
 
 def main() -> int:
@@ -22,8 +25,6 @@ def main() -> int:
     chosen = options.parse_args()
     leave_by_signal()
     machine = about(chosen.rounds, chosen.seconds)
-    if chosen.parts != list(PARTS):
-        machine["parts"] = ", ".join(chosen.parts)
     series: list[Series] = []
     failed = []
     for part in chosen.parts:
@@ -35,8 +36,11 @@ def main() -> int:
             continue
         print_series(found)
         series += found
+    saved = chosen.docs / "benchmarks/results.json"
     results = Results(machine, series)
-    results.save(chosen.docs / "benchmarks/results.json")
+    if chosen.parts != list(PARTS) and saved.exists():
+        results = renewed(Results.load(saved), results, {s.part for s in series})
+    results.save(saved)
     report.write(results, chosen.docs)
     if failed:
         progress(f"failed: {', '.join(failed)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,13 @@ class Results:
     def load(cls, path: Path) -> Results:
         raw = json.loads(path.read_text())
         return cls(raw["about"], [_series(one) for one in raw["series"]])
+
+
+def renewed(old: Results, new: Results, parts: Collection[str]) -> Results:
+    """`old`, with these parts' figures out of `new`, and when those were measured."""
+    when = "{date}, load before {load before}, {command}".format_map(new.about)
+    about = {**old.about, **{f"{part} anew": when for part in sorted(parts)}}
+    return Results(about, [*(s for s in old.series if s.part not in parts), *new.series])
 
 
 def ratios(of: Series, to: Series) -> list[float]:

@@ -14,7 +14,7 @@ from bench import report, requests
 from bench.churn import climb
 from bench.plot import Bar, Group, svg
 from bench.rounds import Case, alternate
-from bench.series import DIRECT, Results, Row, Series, ratio
+from bench.series import DIRECT, Results, Row, Series, ratio, renewed
 from bench.takeover import lost, silence
 
 ROW = Row("keep-alive requests", "1/s", "≥ 0.97 of direct")
@@ -41,6 +41,20 @@ def test_a_ratio_is_that_of_rounds_not_of_medians() -> None:
 def test_figures_come_back_from_the_file(tmp_path: Path) -> None:
     RESULTS.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json") == RESULTS
+
+
+def test_a_part_measured_anew_leaves_the_others() -> None:
+    former = Series("control", ROW, "anyport", [1.0])
+    latter = Series("control", ROW, "anyport", [2.0])
+    about = {"date": "tomorrow", "command": "make bench", "load before": "0.1"}
+    found = renewed(
+        Results({"date": "today"}, [BASE, former]), Results(about, [latter]), {"control"}
+    )
+    assert found.series == [BASE, latter]
+    assert found.about == {
+        "date": "today",
+        "control anew": "tomorrow, load before 0.1, make bench",
+    }
 
 
 def test_the_document_has_each_figure_beside_its_aim(tmp_path: Path) -> None:
