@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Container
 from typing import Any
 
 from anyport import __version__
@@ -22,6 +23,13 @@ from anyport.kernel.distribute import DistributorKernel
 from anyport.model.definition import Address
 from anyport.registry.mirror import Mirror
 from anyport.registry.publisher import Publisher
+
+
+def absence(host: str, members: Container[str]) -> str | None:
+    """What to say of a host that the others do not see; None: they do."""
+    if host in members:
+        return None
+    return "registry: this host is not a member, as its lease has ended; it joins again by itself"
 
 
 class Status:
@@ -106,6 +114,10 @@ class Status:
         return utc(time.time() - asyncio.get_running_loop().time() + self._mirror.stale_since)
 
     def _problems(self) -> list[str]:
+        absent = absence(self._agent.host, self._mirror.cluster.hosts)
+        return [*self._known_problems(), *([absent] if absent else [])]
+
+    def _known_problems(self) -> list[str]:
         problems = [
             f"{what}: {why}"
             for source in (
