@@ -11,9 +11,12 @@ CONVERGED_SECONDS = 20.0
 KNOWN_SECONDS = 2.0
 """While no fault is near: from listen() or close() until a probe has to see it."""
 
-BOTH_SECONDS = 2.0
+BOTH_SECONDS = 1.0
 """For so long at most two hosts forward packets of one VIP: until the successor's announcement
 has arrived, the machine being busy."""
+
+LOSES_BLOCKS = {"away", "etcd_gone"}
+"""A host hit by it may lose its blocks to another, ports in use with them: it could not say so."""
 
 GAP_SECONDS = 0.5
 """A host that forwards nothing for longer has stopped to forward."""
@@ -41,6 +44,8 @@ BREAKS: dict[str, Whose] = {
     "drain": "nobody's",
     "method": "nobody's",
     "server_kill": "its host's",
+    "away": "nobody's",
+    "etcd_gone": "nobody's",
 }
 """Whose connections a fault may break that live while it lasts: those of the host that it hits; of
 a host that distributes, all that are forwarded by it. Every other fault breaks none, by itself:
@@ -61,8 +66,8 @@ FLOWS_LEAVE_A_DRAINED_HOST = True
 drain it moves at once, not only when it has been silent. To be removed if drains keep flows."""
 
 REMOVES = {
-    *("kill", "freeze", "stop", "upgrade", "server_kill"),
-    *("etcd_kill", "etcd_freeze", "etcd_empty", "etcd_cut", "lan_cut"),
+    *("kill", "freeze", "stop", "upgrade", "away", "server_kill"),
+    *("etcd_kill", "etcd_freeze", "etcd_empty", "etcd_cut", "etcd_gone", "lan_cut"),
     *(["drain"] if FLOWS_LEAVE_A_DRAINED_HOST else []),
 }
 """A host hit by it may be no target any more for a while, as its lease ended, and UDP flows leave

@@ -57,12 +57,24 @@ def connections_end_well(history: History) -> Iterator[Violation]:
             yield Violation("bytes changed", life.end, what)
         elif connection["ok"]:
             continue
-        elif connection["connected"] and not history.excuses(connection["answer"], life):
+        elif connection["connected"] and not _is_excused(history, connection, life):
             what = f"{_connection(connection)} broke: {connection['error']}"
             yield Violation("a connection broke", life.end, what)
         elif not connection["connected"] and _is_owed(history, "tcp", connection["port"], life):
             what = f"{_connection(connection)} was not served: {connection['error']}"
             yield Violation("a listener is not reached", life.end, what)
+
+
+def _is_excused(history: History, connection: Event, life: Span) -> bool:
+    """FTP ends, too, where its server is given no port: that is judged by itself."""
+    host = connection["answer"]
+    return history.excuses(host, life) or (
+        connection["service"] == "ftp"
+        and any(
+            e["zero"] and e["host"] == host and life.begin <= e["at"] <= life.end
+            for e in history.of("refused")
+        )
+    )
 
 
 def flows_stay(history: History) -> Iterator[Violation]:
@@ -154,11 +166,19 @@ def _is_empty(history: History, port: int, span: Span) -> bool:
 def ports_are_in_one_hand(history: History) -> Iterator[Violation]:
     """What bind(VIP, 0) gave to one host, it gives to no other until that one has closed it."""
     for protocol, port in history.ports():
-        given = [one for one in history.listening(protocol, port) if one.zero]
+        given = [one for one in history.listening(protocol, port) if one.zero and not one.lost]
         for first, second in combinations(sorted(given, key=lambda one: one.span.begin), 2):
             if first.host != second.host and first.span.overlaps(second.span):
                 what = f"{port}/{protocol} was given to {first.host} and to {second.host}"
                 yield Violation("a port in two hands", second.span.begin, what)
+
+
+def binds_are_given(history: History) -> Iterator[Violation]:
+    """When all is well there is a port for each bind(VIP, 0)."""
+    for event in history.of("refused"):
+        if event["zero"] and history.is_steady(Span(event["at"], event["at"])):
+            what = f"bind(VIP, 0) on {event['host']}: errno {event['errno']}"
+            yield Violation("no port was given", event["at"], what)
 
 
 def nothing_leaks(history: History) -> Iterator[Violation]:
@@ -234,7 +254,7 @@ def daemons_live_on(history: History) -> Iterator[Violation]:
     """One may end by itself that starts without an etcd; a supervisor starts it again."""
     for event in history.of("daemon"):
         before = Span(event["at"] - bounds.CONVERGED_SECONDS, event["at"])
-        cut = ("etcd_kill", "etcd_freeze", "etcd_empty", "etcd_cut", "lan_cut")
+        cut = ("etcd_kill", "etcd_freeze", "etcd_empty", "etcd_cut", "etcd_gone", "lan_cut")
         if not any(f.what in cut and f.span.overlaps(before) for f in history.faults):
             yield Violation("a daemon ended", event["at"], f"that of {event['host']}, by itself")
 
@@ -245,6 +265,7 @@ RULES: tuple[Callable[[History], Iterator[Violation]], ...] = (
     flows_stay,
     probes_meet_listeners,
     ports_are_in_one_hand,
+    binds_are_given,
     nothing_leaks,
     one_forwards,
     terms_have_one_host,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The users of the VIP: `-m tests.chaos.clients VIP HISTORY SEED`, in the client's node.
+"""The users of the VIP: `-m tests.chaos.clients VIP HISTORY SEED HOST...`, in the client's node.
 
-Downloads by curl, HTTP and passive FTP; long TCP and UDP echoes; probes of every port that
+Downloads by curl, HTTP and passive FTP; iperf3; long TCP and UDP echoes; probes of every port that
 may have a listener, and of those that must not have one. All bytes are compared. It begins
 nothing new once its standard input ends, and ends with what it has begun.
 """
@@ -9,18 +9,20 @@ nothing new once its standard input ends, and ends with what it has begun.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from shutil import which
 
+from tests.chaos import asking
 from tests.chaos.recorder import Reader, Recorder
 from tests.chaos.scenario import SHARED_TCP, SHARED_UDP
-from tests.chaos.servers import ECHO, FTP, HTTP, UDP_ECHO, WILDCARD, content
+from tests.chaos.servers import ECHO, FTP, HTTP, UDP_ECHO, WILDCARD, content, iperf_port
 
 DOWNLOADS, FTPS, ECHOES, FLOWS = 3, 1, 4, 2
 PROBE_SECONDS = 5.0
@@ -28,12 +30,14 @@ PROBE_SECONDS = 5.0
 PROBE_PAUSE = 0.5
 LONGEST_SECONDS = 60.0
 """A connection that has not gone on for so long is broken."""
-FTP_LENGTH = 200_000
+FTP_LENGTH = 600_000
+IPERF_REFUSALS = ("unable to connect", "busy")
 
 
 class Clients:
-    def __init__(self, vip: str, history: Path, seed: int) -> None:
+    def __init__(self, vip: str, history: Path, seed: int, hosts: list[str]) -> None:
         self._vip = vip
+        self._hosts = hosts
         self._tell = Recorder(history).tell
         self._reader = Reader(history)
         self._dice = random.Random(seed)
@@ -46,6 +50,7 @@ class Clients:
             *[self.ftp] * FTPS,
             *[self.echo] * ECHOES,
             *[self.flow] * FLOWS,
+            *[self.iperf] * bool(which("iperf3")),
         ]
         fixed = [("tcp", port) for port in (*SHARED_TCP, HTTP, ECHO, FTP, WILDCARD)]
         fixed += [("udp", port) for port in (*SHARED_UDP, UDP_ECHO, WILDCARD)]
@@ -95,31 +100,13 @@ class Clients:
 
     async def probe(self, protocol: str, port: int) -> None:
         began = time.monotonic()
-        ask = self._ask_tcp if protocol == "tcp" else self._ask_udp
+        ask = asking.tcp if protocol == "tcp" else asking.udp
         answer = error = None
         try:
-            answer = await asyncio.wait_for(ask(port), PROBE_SECONDS)
+            answer = await asyncio.wait_for(ask(self._vip, port), PROBE_SECONDS)
         except (OSError, EOFError) as broken:
-            error = _word(broken)
+            error = asking.word(broken)
         self._tell("probe", protocol=protocol, port=port, began=began, answer=answer, error=error)
-
-    async def _ask_tcp(self, port: int) -> str:
-        """The host that greets; HTTP has to be asked. Aborted, so that no port is in TIME_WAIT."""
-        reader, writer = await asyncio.open_connection(self._vip, port)
-        try:
-            if port == HTTP:
-                writer.write(b"GET /1/0 HTTP/1.1\r\nHost: vip\r\n\r\n")
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                return head.partition("X-Host: ")[2].split()[0]
-            return (await reader.readuntil(b"\n")).decode().removeprefix("220 ").split()[0]
-        finally:
-            writer.transport.abort()
-
-    async def _ask_udp(self, port: int) -> str:
-        with _udp_socket(self._vip, port) as made:
-            loop = asyncio.get_running_loop()
-            await loop.sock_sendall(made, b"?")
-            return (await loop.sock_recv(made, 2048)).decode().split()[0]
 
     # ---- curl ----
 
@@ -158,6 +145,37 @@ class Clients:
             corrupt=not wanted.startswith(body),
         )
 
+    async def iperf(self) -> None:
+        """It is reset, or hangs, if either of its connections is. A host where nobody is at the
+        port just then, or is busy, is none that broke."""
+        began, host = time.monotonic(), self._dice.choice(self._hosts)
+        client = await asyncio.create_subprocess_exec(
+            *("iperf3", "--client", self._vip, "--port", str(iperf_port(host)), "--json"),
+            *("--connect-timeout", str(int(PROBE_SECONDS * 1000))),
+            *("--bytes", "500K", "--bitrate", "1M"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            told, _ = await asyncio.wait_for(client.communicate(), LONGEST_SECONDS)
+            error = json.loads(told).get("error")
+        except (TimeoutError, ValueError):
+            client.kill()
+            error = "no end"
+        connected = error is None or not any(words in error for words in IPERF_REFUSALS)
+        self._tell(
+            "connection",
+            service="iperf3",
+            port=iperf_port(host),
+            client=None,
+            began=began,
+            connected=connected,
+            answer=host,
+            ok=error is None,
+            error=error,
+            corrupt=False,
+        )
+        await asyncio.sleep(0.5)
+
     # ---- echoes ----
 
     async def echo(self) -> None:
@@ -166,7 +184,7 @@ class Clients:
         try:
             await self._echo_for(self._dice.uniform(3, 20), told)
         except (OSError, EOFError) as error:
-            told.error = _word(error)
+            told.error = asking.word(error)
         self._tell(
             "connection",
             service="echo",
@@ -204,12 +222,12 @@ class Clients:
         answers: list[Stay] = []
         lost: list[float] = []
         corrupt = False
-        with _udp_socket(self._vip, UDP_ECHO) as made:
+        with asking.udp_socket(self._vip, UDP_ECHO) as made:
             client = made.getsockname()[1]
             while time.monotonic() < until and not self._over.is_set():
                 sent, words = time.monotonic(), os.urandom(self._dice.randrange(20, 1400)).hex()
                 try:
-                    host, back = await asyncio.wait_for(_said(made, words[:1400]), 1.0)
+                    host, back = await asyncio.wait_for(asking.said(made, words[:1400]), 1.0)
                 except OSError:
                     lost.append(sent)
                 else:
@@ -254,43 +272,12 @@ def _stay(answers: list[Stay], host: str) -> None:
         answers.append(Stay(now, now, host))
 
 
-async def _said(made: socket.socket, words: str) -> tuple[str, str]:
-    """Who answered, and what. What answers an earlier question, that was given up, is left out."""
-    loop = asyncio.get_running_loop()
-    await loop.sock_sendall(made, words.encode())
-    while True:
-        host, _, back = (await loop.sock_recv(made, 4096)).decode().partition(" ")
-        if back[:20] == words[:20]:
-            return host, back
-
-
-def _udp_socket(vip: str, port: int) -> socket.socket:
-    """Connected: a refusal is an error, and an answer from elsewhere is not received."""
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.setblocking(False)
-    made.connect((vip, port))
-    return made
-
-
 def _host_in(lines: list[str]) -> str | None:
     """HTTP: X-Host; FTP: the banner."""
     for line in lines:
         if line.startswith(("< X-Host: ", "< 220 ")):
             return line.split()[2]
     return None
-
-
-def _word(error: BaseException) -> str:
-    match error:
-        case ConnectionRefusedError():
-            return "refused"
-        case TimeoutError():
-            return "timeout"
-        case ConnectionResetError():
-            return "reset"
-        case EOFError():
-            return "closed"
-    return type(error).__name__
 
 
 async def _end_of_input() -> None:
@@ -302,4 +289,4 @@ async def _end_of_input() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(Clients(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])).run())
+    asyncio.run(Clients(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]).run())

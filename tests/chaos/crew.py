@@ -36,7 +36,8 @@ class Crew:
         for host in self._lab.hosts:
             self.start_servers(host)
         self._wire = self._begin("lan", "wire", self._vip, self._history, *self._lab.hosts)
-        self._clients = self._begin("client", "clients", self._vip, self._history, str(self._seed))
+        words = (self._vip, self._history, str(self._seed), *self._lab.hosts)
+        self._clients = self._begin("client", "clients", *words)
 
     def start_servers(self, host: str) -> None:
         """Returns when they listen."""

@@ -44,10 +44,12 @@ class Faults:
 
     def needs(self, step: Step, hosts: Sequence[str]) -> frozenset[str]:
         what = step.what
-        if what in ("kill", "freeze", "stop", "upgrade"):
+        if what in ("kill", "freeze", "stop", "upgrade", "away"):
             return frozenset(f"daemon {host}" for host in hosts)
         if what in ("etcd_kill", "etcd_freeze", "etcd_empty", "compact"):
             return frozenset({"etcd"})
+        if what in ("etcd_cut", "etcd_gone"):
+            return frozenset(f"path {host}" for host in hosts)
         return frozenset(f"{what} {host}" for host in hosts) or frozenset({what})
 
     def begin(self, step: Step, hosts: Sequence[str]) -> Undone:
@@ -61,6 +63,8 @@ class Faults:
         self._daemons.end(hosts, signal.SIGKILL)
         yield
         self._daemons.launch(hosts)
+
+    _away = _kill
 
     @contextmanager
     def _stop(self, _: Step, hosts: Sequence[str]) -> Iterator[None]:
@@ -110,6 +114,8 @@ class Faults:
     def _etcd_cut(self, _: Step, hosts: Sequence[str]) -> Undone:
         [host] = hosts
         return self._etcd.cut_off(host)
+
+    _etcd_gone = _etcd_cut
 
     @contextmanager
     def _compact(self, _: Step, __: Sequence[str]) -> Iterator[None]:

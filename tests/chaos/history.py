@@ -38,13 +38,15 @@ class Fault:
 
 @dataclass(frozen=True)
 class Listener:
-    """`zero`: on a port that bind(VIP, 0) gave; `lasting`: for more than one client."""
+    """`zero`: on a port that bind(VIP, 0) gave; `lasting`: for more than one client; `lost`: its
+    host may have lost the block meanwhile that the port is of."""
 
     host: str
     protocol: str
     port: int
     zero: bool
     lasting: bool
+    lost: bool
     span: Span
 
 
@@ -164,16 +166,20 @@ class History:
     def listeners(self) -> list[Listener]:
         ends = self._endings()
         return [
-            Listener(
-                e["host"],
-                e["protocol"],
-                e["port"],
-                e["zero"],
-                e["lasting"],
-                Span(e["at"], next((at for at in ends[e["id"]] if at >= e["at"]), inf)),
+            self._listener(
+                e, Span(e["at"], next((at for at in ends[e["id"]] if at >= e["at"]), inf))
             )
             for e in self.of("opened")
         ]
+
+    def _listener(self, opened: Event, span: Span) -> Listener:
+        host, zero = opened["host"], opened["zero"]
+        lost = zero and any(
+            fault.what in bounds.LOSES_BLOCKS and host in fault.hosts and fault.span.overlaps(span)
+            for fault in self.faults
+        )
+        protocol, port = opened["protocol"], opened["port"]
+        return Listener(host, protocol, port, zero, opened["lasting"] and not lost, lost, span)
 
     def _endings(self) -> dict[str, list[float]]:
         """Listener's id -> when it was closed, or died; by time."""

@@ -92,6 +92,8 @@ def disagreement(latest: Mapping[str, State | None]) -> list[str]:
                 found.append(f"{host}: {vip} is {distributor}'s, and it {here}")
         if not state["table"]["vips"]:
             found.append(f"{host}: no VIP")
+        absent = latest.keys() - {name for name, _ in state["table"]["hosts"]}
+        found += [f"{host}: {one} is not a member" for one in sorted(absent)]
     return found + _differences(answering)
 
 

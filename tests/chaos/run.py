@@ -27,7 +27,15 @@ STEADY_SECONDS = 4.0
 LOOK_SECONDS = 0.1
 SETTINGS = {
     "registry": {"ttl": 2},  # so that faults of seconds outlast a lease
-    "blocks": {"first": 40000, "last": 40999, "rest": 5, "quarantine": 60},
+    "blocks": {  # so few ports that hosts want what others had
+        "first": 40000,
+        "last": 40127,
+        "size": 16,
+        "largest": 32,
+        "low_water": 8,
+        "rest": 3,
+        "quarantine": 20,
+    },
 }
 
 Say = Callable[[str], None]

@@ -14,12 +14,16 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from tests.chaos.recorder import Event, Recorder
 
 HTTP, ECHO, FTP, UDP_ECHO, WILDCARD = 80, 7, 21, 53, 22
+IPERF = 5200
+"""And the host's number: its two connections must come to one host."""
 PIECES = 20
 FTP_BYTES_A_SECOND = 150_000
 
@@ -64,7 +68,7 @@ class Servers:
             else:
                 await self._udp(name, port)
         except OSError as error:
-            self._tell("refused", host=self._host, what=f"{protocol} {port}", errno=error.errno)
+            self._tell("refused", host=self._host, zero=not port, errno=error.errno)
 
     async def _tcp(self, name: str, port: int, serve: Callable[..., Any]) -> None:
         made = self._bound(socket.SOCK_STREAM, port)
@@ -175,6 +179,28 @@ class Leak(asyncio.DatagramProtocol):
         self._leaked("udp")
 
 
+async def serve_iperf(host: str, vip: str, recorder: Recorder) -> None:
+    """One client after the other, by an iperf3 each; it dies with this process."""
+    for number in count():
+        port, name = iperf_port(host), f"{host} iperf{number}"
+        told: Event = {"host": host, "id": name, "protocol": "tcp", "port": port}
+        recorder.tell("opened", **told, zero=False, lasting=False)
+        made = await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "KILL", "iperf3", "--server", "--one-off"),
+            *("--bind", vip, "--port", str(port), "--rcv-timeout", "10000"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        await made.wait()
+        recorder.tell("closed", id=name)
+        await asyncio.sleep(0.1)
+
+
+def iperf_port(host: str) -> int:
+    return IPERF + int(host.removeprefix("host"))
+
+
 def ftp_server(host: str, vip: str, files: str, recorder: Recorder) -> Any:
     """Passive: each transfer has a port that bind(VIP, 0) gave. The port is in use until the
     listener and its one connection have ended."""
@@ -195,7 +221,11 @@ def ftp_server(host: str, vip: str, files: str, recorder: Recorder) -> Any:
 
     class Passive(FTPHandler.passive_dtp):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
+            try:
+                super().__init__(*arguments, **options)
+            except OSError as error:
+                recorder.tell("refused", host=host, zero=True, errno=error.errno)
+                raise
             if self.socket is not None and self.socket.fileno() >= 0:
                 opened(self, self.socket.getsockname()[1])
 
@@ -240,9 +270,12 @@ async def main(host: str, vip: str, history: str, files: str) -> None:
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(requests), sys.stdin
     )
+    iperf = asyncio.create_task(serve_iperf(host, vip, recorder)) if which("iperf3") else None
     print("ready", flush=True)
     while line := await requests.readline():
         await servers.obey(line.decode())
+    if iperf is not None:
+        iperf.cancel()
 
 
 if __name__ == "__main__":

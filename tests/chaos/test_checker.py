@@ -122,14 +122,16 @@ def test_a_connection_that_broke() -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["kill", "freeze", "stop", "upgrade", "drain", "method", "compact"]
+    "what", ["kill", "freeze", "stop", "upgrade", "away", "drain", "method", "compact"]
 )
 @pytest.mark.parametrize("hosts", [("host1",), ("host1", "host2")])
 def test_what_excuses_no_broken_connection(what: str, hosts: tuple[str, ...]) -> None:
     assert rules(fault(120, 125, what, *hosts), broken(110, 130)) == ["a connection broke"]
 
 
-@pytest.mark.parametrize("what", ["etcd_kill", "etcd_freeze", "etcd_empty", "etcd_cut"])
+@pytest.mark.parametrize(
+    "what", ["etcd_kill", "etcd_freeze", "etcd_empty", "etcd_cut", "etcd_gone"]
+)
 def test_etcd_excuses_no_broken_connection(what: str) -> None:
     assert rules(fault(120, 125, what), broken(110, 130)) == ["a connection broke"]
 
@@ -257,6 +259,20 @@ def test_a_port_in_two_hands() -> None:
     assert rules(two, closed(131, "host1", 40000)) == ["a port in two hands"]
     assert rules(given(120, "host1", 40000), opened(130, "host2", 40000, "udp", zero=True)) == []
     assert rules(given(120, "host1", 40000), given(130, "host1", 40000)) == []
+    assert rules(two, fault(121, 150, "away", "host1")) == []
+    assert rules(two, fault(121, 150, "away", "host3")) == ["a port in two hands"]
+    assert rules(two, fault(110, 119, "etcd_gone", "host1")) == ["a port in two hands"]
+
+
+def test_a_bind_that_was_given_no_port() -> None:
+    none = event(150, "refused", host="host1", zero=True, errno=98)
+    assert rules(steady(), none) == ["no port was given"]
+    assert rules(none) == []
+    assert rules(steady(), {**none, "zero": False}) == []
+    ftp = broken(140, 151, service="ftp")
+    assert rules(none, ftp) == []
+    assert rules(none, broken(140, 151, "host2", service="ftp")) == ["a connection broke"]
+    assert rules(none, broken(140, 151)) == ["a connection broke"]
 
 
 def test_a_wildcard_that_was_reached() -> None:
