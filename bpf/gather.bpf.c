@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Every host: which connections to a VIP it has, from its sockets, for a distributor
- * that is new and knows none (docs/adr/0016).
+ * that is new and knows none (docs/adr/0018).
  */
 #include <stdbool.h>
 #include <linux/bpf.h>

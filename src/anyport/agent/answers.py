@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host tells a new distributor: the connections to the VIP that it has (docs/adr/0016)."""
+"""What a host tells a new distributor: the connections to the VIP that it has (docs/adr/0018)."""
 
 from __future__ import annotations
 

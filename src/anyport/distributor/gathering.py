@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a new distributor does not know: the connections that hosts have (docs/adr/0016)."""
+"""What a new distributor does not know: the connections that hosts have (docs/adr/0018)."""
 
 from __future__ import annotations
 
