@@ -232,6 +232,31 @@ def test_a_distributor_whose_link_is_cut(cluster: LabCluster) -> None:
     assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
 
 
+def test_a_lan_that_comes_back_without_etcd(cluster: LabCluster) -> None:
+    """The former distributor still takes itself for elected: it hears the present one soon, and
+    says nothing itself that the present one would hear."""
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    cluster.await_targets(80, set(HOSTS))
+    old = cluster.distributor()
+    [witness, *_] = sorted({*HOSTS} - {old})
+    with LabEtcd(cluster).cut_off(old):
+        cluster.run("lan", "ip", "link", "set", old, "down")
+        eventually(
+            lambda: cluster.lab.client(witness).vip(VIP)["distributor"] not in (old, None),
+            "a takeover",
+        )
+        new = cluster.lab.client(witness).vip(VIP)["distributor"]
+        eventually(lambda: not cluster.noun("status", old)["registry"]["connected"], "it to notice")
+        heard = cluster.packets(old, "fenced")
+        cluster.run("lan", "ip", "link", "set", old, "up")
+        eventually(lambda: cluster.packets(old, "fenced") > heard, "it to be fenced")
+        assert old not in cluster.client.fetch(VIP, 80, 20)
+        assert "another machine on the LAN announced it" not in cluster.log(new)
+    eventually(lambda: cluster.lab.client(old).vip(VIP)["distributor"] == new, "it to see the new")
+    cluster.await_targets(80, set(HOSTS))
+
+
 def test_an_etcd_without_space(cluster: LabCluster) -> None:
     """It keeps leases alive and takes closings: all goes on for longer than any lease, and no
     opening is told; a port of a block is served, as it is routed beforehand."""

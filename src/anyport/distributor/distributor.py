@@ -77,7 +77,7 @@ class Distributor:
             config, routes, mirror, publisher, lambda: self.offices.keys()
         )
         self._quarantine = Quarantine(self.host, config.blocks.quarantine, registry, mirror)
-        self._lan = Lan(interface, self._vip_problem)
+        self._lan = Lan(interface, self._holds, self._vip_problem)
         self._rivals = Rivals(
             self.host, registry, mirror, self._lan, interface.mac, self._vip_problem
         )
@@ -329,6 +329,11 @@ class Distributor:
                 await self._quarantine.tick(self.offices.keys())
             except RegistryError as error:
                 log.debug("tick: %s", error)
+
+    def _holds(self, vip: Address) -> bool:
+        """Whether nobody else can have been elected: the VIP may be announced again."""
+        held = vip in self.offices and self._membership.is_certain()
+        return held and not self.programmer.fenced(vip)
 
     def _vip_problem(self, vip: Address, why: str) -> None:
         """Told once; empty: there is none any more."""

@@ -17,15 +17,24 @@ from anyport.model.definition import Address
 
 ANNOUNCEMENTS = 3
 ANNOUNCE_SECONDS = 0.3
-REFRESH_SECONDS = 60.0
+REFRESH_SECONDS = 2.0
+"""For so long, and half a TTL, a former distributor whose LAN comes back goes on beside this one.
+VRRP tells its neighbours once a second (RFC 5798 6.1)."""
 
 
 class Lan:
     """The VIPs that the neighbours are to find at this host's interface."""
 
-    def __init__(self, interface: Interface, problem: Callable[[Address, str], None]) -> None:
-        """`problem` is told of what the kernel refuses."""
+    def __init__(
+        self,
+        interface: Interface,
+        holds: Callable[[Address], bool],
+        problem: Callable[[Address, str], None],
+    ) -> None:
+        """`holds`: whether the VIP is this host's for all that is known now. `problem` is told of
+        what the kernel refuses."""
         self._interface = interface
+        self._holds = holds
         self._problem = problem
         self._announcing: dict[Address, asyncio.Task[None]] = {}
         self._solicited: dict[Address, socket.socket] = {}
@@ -51,10 +60,12 @@ class Lan:
 
     async def _announce_often(self, vip: Address) -> None:
         """At first more than once, as one frame may be lost (RFC 5227 2.3, RFC 4861 7.2.6), and
-        now and then for ever: a neighbour may have heard a former distributor last."""
+        now and then for ever: a neighbour may have heard a former distributor last. But not
+        while it may be this host that is the former one: the present one would be fenced."""
         for number in itertools.count(1):
             await asyncio.sleep(ANNOUNCE_SECONDS if number < ANNOUNCEMENTS else REFRESH_SECONDS)
-            self._announce(vip)
+            if self._holds(vip):
+                self._announce(vip)
 
     def _announce(self, vip: Address) -> None:
         try:

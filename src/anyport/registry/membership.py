@@ -64,6 +64,10 @@ class Membership:
         """CLOCK_BOOTTIME (s) when the last heartbeat that was written was begun; 0: none yet."""
         return self._keep_alive.contact if self._keep_alive is not None else 0.0
 
+    def is_certain(self) -> bool:
+        """The lease lives: it was renewed a quarter of its TTL before `contact`, or later."""
+        return now() - self.contact < self._ttl / 2
+
     def is_seen_in(self, cluster: Cluster) -> bool:
         """Whether `cluster` is of this membership: what went with a former lease is gone from it,
         and what others did meanwhile is in it."""
