@@ -6,12 +6,20 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Address
 
 import pytest
 
-from tests.support.lab_cluster import VIP, LabCluster, Opened, eventually, lab_cluster
+from tests.support.lab_cluster import (
+    VIP,
+    LabCluster,
+    Opened,
+    eventually,
+    lab_cluster,
+    neighbour,
+)
 from tests.support.lab_etcd import LabEtcd
 from tests.support.packets import arp
 
@@ -79,6 +87,54 @@ def test_a_stranger_that_announces_the_vip(cluster: LabCluster) -> None:
     assert cluster.distributor() == here
     assert_all_live(connections)
     assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+
+
+@contextmanager
+def killed(cluster: LabCluster, host: str) -> Iterator[None]:
+    cluster.lab.kill_daemon(host)
+    yield
+    cluster.lab.start_daemon(host)
+
+
+@contextmanager
+def frozen(cluster: LabCluster, host: str) -> Iterator[None]:
+    with cluster.stopped(host):
+        yield
+
+
+@contextmanager
+def cut_off(cluster: LabCluster, host: str) -> Iterator[None]:
+    """From etcd, not from the LAN: it distributes until it hears of the next."""
+    with LabEtcd(cluster).cut_off(host):
+        yield
+
+
+@pytest.mark.parametrize("how", [killed, frozen, cut_off])
+def test_nothing_is_refused_while_another_takes_over(
+    cluster: LabCluster, how: Callable[[LabCluster, str], AbstractContextManager[None]]
+) -> None:
+    """Nor when the one before is back. Of a port with several targets, and of one handed out: the
+    next distributor has them in its table before it announces itself."""
+    old = cluster.distributor()
+    others = sorted(set(HOSTS) - {old})
+    for host in others:
+        cluster[host].listen(VIP, 80)
+    unique = cluster[others[0]].listen(VIP)
+    cluster.await_targets(80, set(others))
+    cluster.await_targets(unique.port, {others[0]})
+    witness = cluster.lab.client(others[0])
+    with cluster.traffic(80) as served, cluster.traffic(unique.port) as of_unique:
+        with how(cluster, old):
+            eventually(lambda: witness.vip(VIP)["distributor"] in others, "a takeover")
+            new = witness.vip(VIP)["distributor"]
+            eventually(
+                lambda: neighbour(cluster) == cluster.mac(new).hex(":"), "the client to hear"
+            )
+        eventually(lambda: cluster.noun("status", old)["healthy"], f"{old} to be back")
+        eventually(lambda: cluster.lab.client(old).vip(VIP)["distributor"] == new, "it to see")
+    assert set(served) == set(others)
+    assert set(of_unique) == {others[0]}
+    assert witness.vip(VIP)["distributor"] == new
 
 
 def test_a_distributor_whose_lease_is_revoked_says_everything_again(cluster: LabCluster) -> None:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tests.support.lab_cluster import VIP, LabCluster, eventually, lab_cluster
+from tests.support.lab_cluster import VIP, LabCluster, eventually, lab_cluster, neighbour
 from tests.support.packets import ethernet, ipv4, tcp
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -78,12 +78,6 @@ def arp_answers(cluster: LabCluster, address: str) -> set[bytes]:
             if frame[28:32] == packed(address):
                 answers.add(frame[22:28])
     return answers
-
-
-def neighbour(cluster: LabCluster) -> str:
-    """The MAC that the client has for the VIP."""
-    shown = cluster.run("client", "ip", "neighbour", "show", VIP).split()
-    return shown[shown.index("lladdr") + 1] if "lladdr" in shown else ""
 
 
 def test_the_lowest_rank_of_the_candidates_distributes(cluster: LabCluster) -> None:

@@ -459,3 +459,9 @@ def lab_cluster(
             yield cluster
         finally:
             cluster.close()
+
+
+def neighbour(cluster: LabCluster) -> str:
+    """The MAC that the client has for the VIP."""
+    shown = cluster.run("client", "ip", "neighbour", "show", VIP).split()
+    return shown[shown.index("lladdr") + 1] if "lladdr" in shown else ""
