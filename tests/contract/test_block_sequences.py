@@ -90,10 +90,10 @@ def greedy(name: str) -> Action:
     """It takes all that it is given, until there is no more for it."""
 
     async def do(world: BlockWorld) -> None:
-        for _ in range(4):
+        for _ in range(3):
             while world.members[name].bind_zero(Protocol.TCP):
                 world.check()
-            await world.turns(300)
+            await world.turns(200)
 
     return Action(f"{name} takes all", do)
 
@@ -125,7 +125,7 @@ def defining(definition: Definition) -> Action:
 def enumerating(name: str) -> Action:
     """For a while ports of blocks are enumerated, some in use."""
     return in_turn(
-        defining(DEFINITIONS[1]), waiting(300), defining(DEFINITIONS[0]), waiting(300), greedy(name)
+        defining(DEFINITIONS[1]), waiting(200), defining(DEFINITIONS[0]), waiting(200), greedy(name)
     )
 
 

@@ -111,6 +111,8 @@ class Member:
         self._config = Config(host=host, blocks=BLOCKS)
         self._hosted: dict[Address, Definition] = {}
         self.programmed: tuple[PortBlock, ...] = ()
+        self.programmed_at = 0  # a revision
+        self.restarted = False
         self.term = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._new_daemon()
@@ -132,6 +134,7 @@ class Member:
         if self.reaches:
             return
         if again:
+            self.restarted = True
             self._new_daemon()
         if not self.lease:
             self.lease = await self.registry.grant(60)
@@ -178,6 +181,7 @@ class Member:
         self._hosted, _ = effective(cluster, self.name, {4}, self._hosted)
         self.blocks.resolve(self._hosted)
         self.programmed = self.blocks.kept(VIP) if VIP in self._hosted else ()
+        self.programmed_at = cluster.revision
         if VIP in self._hosted:
             distributing = present_distributor(cluster, VIP)
             usable = rules.handout_blocks(cluster.claims.values(), self.name, distributing)
@@ -310,8 +314,24 @@ class BlockWorld:
             for other in NAMES[NAMES.index(name) + 1 :]:
                 both = member.hands() & self.members[other].hands()
                 assert not both, f"{name} and {other} have {both}"
+            self._check_offer(member)
             if member.term:
                 assert self._terms.setdefault(member.term, name) == name
+
+    def _check_offer(self, member: Member) -> None:
+        """It is claimed by whoever offers it, also to those who know more by now.
+
+        Not of a daemon that started again: a deletion that was under way may come after all that
+        it read.
+        """
+        if not member.may or member.restarted:
+            return
+        offered = {n for p in Protocol for n in member.on_offer(p)}
+        for other in self.members.values():
+            if offered and other.mirror.cluster.revision > member.programmed_at:
+                index = other.routes()
+                strangers = {port for port in offered if index.owner(port) != member.name}
+                assert not strangers, f"{member.name} offers {strangers}; to {other.name}: no"
 
     async def turns(self, count: int) -> None:
         """Lets everybody go on for a while, and looks at every step."""

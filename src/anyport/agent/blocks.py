@@ -49,6 +49,7 @@ class Blocks:
         self._leased: dict[Address, tuple[PortBlock, ...]] = {}
         self._own: dict[Address, tuple[PortBlock, ...]] = {}
         self._claimed_here: set[PortBlock] = set()
+        self._leaving: set[Claim] = set()  # being given back: they may be gone by now
         self._exhausted: set[Address] = set()
         self._full: set[Address] = set()  # no further block fits
         self._rest = config.blocks.rest
@@ -62,6 +63,7 @@ class Blocks:
         self._hosted = hosted
         self._claimed_here = {block for block in self._claimed_here if block.vip in hosted}
         owners = rules.owners(self._mirror.cluster.claims.values())
+        self._leaving.intersection_update(self._mirror.cluster.claims.values())
         self._leased = {
             vip: tuple(sorted(c.block for c in owners if c.block.vip == vip)) for vip in hosted
         }
@@ -79,13 +81,18 @@ class Blocks:
         return self._own.get(vip, ())
 
     def kept(self, vip: Address) -> tuple[PortBlock, ...]:
-        """Those of `own` that the definition lets this host keep: the kernel hands nothing out of
-        the others from the moment that it has the definition, so once no port of one is in use,
-        none will be, and it can be given back."""
+        """Those of `own` that the definition lets this host keep, and that it has not begun to give
+        back under another. The kernel hands nothing out of the others from the moment that it has
+        the definition: once no port of one is in use, none will be, and it can be given back."""
         definition = self._hosted[vip]
         if not definition.allows(self._host):
             return ()
-        return tuple(b for b in self.own(vip) if not rules.is_enumerated(definition, b))
+        leaving = {claim.block for claim in self._leaving}
+        return tuple(
+            block
+            for block in self.own(vip)
+            if block not in leaving and not rules.is_enumerated(definition, block)
+        )
 
     def fresh(self, vip: Address) -> Callable[[int], bool]:
         """Ports that nobody can have used lately: of blocks first claimed by this daemon."""
@@ -151,6 +158,8 @@ class Blocks:
             elif claim.block in self.own(vip) and not self._pools.vacant(claim.block):
                 continue  # the kernel handed a port out, and its event is still to be read
             await self._give_back(claim)
+        for claim in self._leaving.intersection(self._mirror.cluster.claims.values()):
+            await self._give_back(claim)  # the answer was lost
 
     async def _give_up_voided(self) -> None:
         """This host was away for longer than the quarantine: the ports may be another's by now."""
@@ -181,6 +190,7 @@ class Blocks:
 
     async def _give_back(self, claim: Claim) -> None:
         block = claim.block
+        self._leaving.add(claim)
         key = str(ClaimKey(self._host, block.vip, block.first))
         await self._caught_up(await self._registry.write([Delete(key)]))
         log.info("vip %s: gave ports %d-%d back", block.vip, block.first, block.last)
