@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.lab_cluster import VIP, LabCluster, lab_cluster
+from anyport.agent.agent import AUDIT_SECONDS
+from tests.support.lab_cluster import VIP, LabCluster, eventually, lab_cluster
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -70,6 +73,21 @@ def test_a_forked_server_is_one_listener_until_the_last_process_ends(cluster: La
         assert watch.until("/9999") == [f"put {LISTENERS}tcp/81"]
         own.do("reap", child=children[1])
         cluster.await_targets(81, set())
+
+
+def test_what_no_program_saw_is_told_by_the_next_audit(cluster: LabCluster) -> None:
+    """A socket of the host's network, by a process that was never in its cgroup."""
+    enter = ["nsenter", f"--net=/run/netns/{cluster.lab.node('host2').namespace}"]
+    script = (
+        f"import socket; s = socket.create_server(('{VIP}', 81)); print(flush=True); open(0).read()"
+    )
+    words = [*enter, sys.executable, "-c", script]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, **pipes) as stranger:  # type: ignore[call-overload]
+        assert stranger.stdout.readline()
+        eventually(lambda: cluster.targets(81) == {"host2"}, "an audit", AUDIT_SECONDS)
+        stranger.stdin.close()
+    eventually(lambda: not cluster.targets(81), "another audit", AUDIT_SECONDS)
 
 
 def test_the_port_table_is_what_was_told(cluster: LabCluster) -> None:

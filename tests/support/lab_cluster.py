@@ -32,12 +32,12 @@ class Unanswered(Exception):
     """A program waited in vain for the network."""
 
 
-def eventually(holds: Callable[[], object], what: str) -> None:
-    """Daemons tell no events: asks often, and fails with `what` long after it was due."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def eventually(holds: Callable[[], object], what: str, due: float = 0) -> None:
+    """Daemons tell no events: asks often, and fails with `what` long after it was `due` (s)."""
+    deadline = time.monotonic() + due + PATIENCE_SECONDS
     while not holds():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {PATIENCE_SECONDS:.0f} s: {what}")
+            raise AssertionError(f"not within {due + PATIENCE_SECONDS:.0f} s: {what}")
         time.sleep(POLL_SECONDS)
 
 

@@ -123,9 +123,12 @@ class Agent:
         while True:
             await asyncio.sleep(AUDIT_SECONDS)
             await self._add_vips(self.hosted)
-            if self._kernel.cookies() != self._ports_of.keys():
+            unseen = self._kernel.cookies() != self._ports_of.keys()
+            if unseen:
                 self._read_sockets()
-            self._reconcile()
+            # To count all again takes as long as all there are: the loop would stand still.
+            if self._catch_up() or unseen:
+                self._notify_all()
 
     async def _every(self, seconds: float, act: Callable[[], None]) -> None:
         while True:
@@ -275,12 +278,19 @@ class Agent:
         self._track(self._kernel.sockets().values())
 
     def _reconcile(self) -> None:
-        """The sockets that listen, against those that the kernel programs know; both ways."""
+        self._catch_up()
+        self._notify_all()
+
+    def _catch_up(self) -> bool:
+        """The sockets that listen, against those that the kernel programs know; both ways.
+
+        Whether they differed.
+        """
         opened, closed = self._kernel.reconcile()
         self._track(opened)
         for cookie in closed:
             self._untrack(cookie)
-        self._notify_all()
+        return bool(opened or closed)
 
     def _tick(self) -> None:
         self._extend_deadline()
