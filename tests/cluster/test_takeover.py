@@ -29,8 +29,12 @@ PORTS = itertools.count(8000, 10)
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[LabCluster]:
-    """Leases end soon after their daemons."""
-    with lab_cluster("takeover", 4, {"vip": VIP}, {"registry": {"ttl": 2}}) as cluster:
+    """Leases end soon after their daemons. host1, which is asked throughout, never distributes."""
+    settings = {"registry": {"ttl": 2}}
+    with lab_cluster("takeover", 4, {"vip": VIP}, settings) as cluster:
+        cluster.lab.kill_daemon("host1", signal.SIGTERM)
+        cluster.settings("host1", {**settings, "distributor": {"candidate": False}})
+        cluster.lab.start_daemon("host1")
         cluster.lab.client("host1").add_vip(VIP6)
         cluster.await_ready()
         yield cluster

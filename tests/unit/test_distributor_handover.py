@@ -7,6 +7,7 @@ from anyport.distributor.handover import FENCED_SECONDS, LONGEST_SECONDS, Handov
 from anyport.model.definition import Address
 
 VIP = ip_address("192.0.2.10")
+MAC = bytes.fromhex("02000000aa01")
 
 
 class World:
@@ -16,8 +17,12 @@ class World:
         self.now = 100.0
         self.announced: set[Address] = set()
         self.closed: list[Address] = []
+        self.fenced: list[tuple[Address, bytes]] = []
         self.handover = Handover(
-            lambda vip: vip in self.announced, self.closed.append, lambda: self.now
+            lambda vip: vip in self.announced,
+            lambda vip, mac: self.fenced.append((vip, mac)),
+            self.closed.append,
+            lambda: self.now,
         )
 
     def after(self, seconds: float) -> list[Address]:
@@ -29,7 +34,7 @@ class World:
 def test_packets_go_on_until_a_while_after_the_announcement() -> None:
     """Who missed it hears the next one; what it sends here meanwhile is not refused."""
     world = World()
-    world.handover.begin(VIP)
+    world.handover.begin(VIP, MAC)
     assert world.after(1.0) == []
     world.announced.add(VIP)
     assert world.after(0.0) == []
@@ -40,7 +45,7 @@ def test_packets_go_on_until_a_while_after_the_announcement() -> None:
 
 def test_an_announcement_at_the_last_moment_counts() -> None:
     world = World()
-    world.handover.begin(VIP)
+    world.handover.begin(VIP, MAC)
     world.announced.add(VIP)
     assert world.after(LONGEST_SECONDS) == []
     assert world.after(FENCED_SECONDS) == [VIP]
@@ -48,15 +53,35 @@ def test_an_announcement_at_the_last_moment_counts() -> None:
 
 def test_without_an_announcement_they_end_all_the_same() -> None:
     world = World()
-    world.handover.begin(VIP)
+    world.handover.begin(VIP, MAC)
     assert world.after(LONGEST_SECONDS / 2) == []
-    world.handover.begin(VIP)  # at every election; it begins once
+    world.handover.begin(VIP, MAC)  # at every election; it begins once
     assert world.after(LONGEST_SECONDS / 2) == [VIP]
 
 
 def test_what_is_given_up_goes_on() -> None:
     """The successor died before it announced itself."""
     world = World()
-    world.handover.begin(VIP)
+    world.handover.begin(VIP, MAC)
     world.handover.give_up(VIP)
     assert world.after(LONGEST_SECONDS) == []
+
+
+def test_who_hands_on_waits_for_the_announcement() -> None:
+    world = World()
+    world.handover.unwatched([VIP])
+    world.handover.own(VIP)
+    world.handover.begin(VIP, MAC)
+    assert world.fenced == []
+
+
+def test_who_returns_has_missed_it() -> None:
+    """Its packet program answered for the VIP all the while."""
+    world = World()
+    world.handover.unwatched([VIP])
+    world.handover.give_up(VIP)  # nobody has published yet
+    world.handover.begin(VIP, b"")  # nor told a MAC
+    assert world.fenced == []
+    world.handover.begin(VIP, MAC)
+    world.handover.begin(VIP, MAC)
+    assert world.fenced == [(VIP, MAC)]

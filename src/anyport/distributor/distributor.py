@@ -81,10 +81,11 @@ class Distributor:
         self._rivals = Rivals(
             self.host, registry, mirror, self._lan, interface.mac, self._vip_problem
         )
-        self._unwatched: set[Address] = set()
-        """VIPs that the packet program may have answered for while this host was no member."""
         self._handover = Handover(
-            lambda vip: self.programmer.fenced(vip), self._close, asyncio.get_running_loop().time
+            lambda vip: self.programmer.fenced(vip),
+            lambda vip, mac: self.programmer.fence(vip, mac),
+            self._close,
+            asyncio.get_running_loop().time,
         )
         self._gatherings = Gatherings(
             lambda: self._mirror.cluster, lambda *said: self.programmer.enter(*said), self._gathered
@@ -98,7 +99,7 @@ class Distributor:
         hosts = self._mirror.cluster.hosts.items()
         names = {address: name for name, host in hosts for address in host.addresses}
         self.programmer = Programmer(self._kernel, names)
-        self._unwatched |= self.programmer.vips.keys()
+        self._handover.unwatched(self.programmer.vips.keys())
         self._hosts = await self._paths.host_rows()
         self._drained = self._candidacies.drained()
         self._tell_peers()
@@ -191,8 +192,7 @@ class Distributor:
         before = cluster.distributing.get((vip, self.host))
         terms = [d.term for (v, _), d in cluster.distributing.items() if v == vip]
         term = before.term if before is not None else next_term(terms, cluster.revision)
-        self._handover.give_up(vip)
-        self._unwatched.discard(vip)
+        self._handover.own(vip)
         known = self.programmer.open(vip)
         published = before or Distributing(self.host, term, definition, 0)
         gathers = before is None or before.gathering or not known
@@ -234,7 +234,7 @@ class Distributor:
             self._lan.stop_announcing(vip)
             self._gatherings.end(vip)
             log.warning("vip %s: term %d ended with the lease", vip, office.published.term)
-        self._unwatched |= self.offices.keys()
+        self._handover.unwatched(self.offices.keys())
         self.offices.clear()
 
     def _resign(self, vip: Address, elected: str | None) -> None:
@@ -247,23 +247,15 @@ class Distributor:
             log.info("vip %s: term %d ends", vip, office.published.term)
         self.problems.pop(f"vip {vip}", None)
         self._lan.stop_announcing(vip)
-        published = {h for v, h in self._mirror.cluster.distributing if v == vip}
-        if vip not in self._mirror.cluster.definitions:
+        cluster = self._mirror.cluster
+        published = {host for of, host in cluster.distributing if of == vip} - {self.host}
+        if vip not in cluster.definitions:
             self._close(vip)
-        elif vip in self.programmer.vips and published - {self.host}:
-            self._stand_back(vip, elected)
-            self._handover.begin(vip)
+        elif vip in self.programmer.vips and published:
+            successor = cluster.hosts.get(elected or "") if elected in published else None
+            self._handover.begin(vip, successor.mac if successor else b"")
         else:  # until a successor has published, packets had better go on through here
             self._handover.give_up(vip)
-
-    def _stand_back(self, vip: Address, distributor: str | None) -> None:
-        """This host is back, and another has the VIP: its announcement may have gone unheard
-        here, where the packet program has answered for the VIP all the while."""
-        cluster = self._mirror.cluster
-        host = cluster.hosts.get(distributor or "") if vip in self._unwatched else None
-        if host is not None and host.mac and (vip, host.name) in cluster.distributing:
-            self._unwatched.discard(vip)
-            self.programmer.fence(vip, host.mac)
 
     def _close(self, vip: Address) -> None:
         self._handover.give_up(vip)

@@ -83,12 +83,10 @@ class Gatherings:
 
     def _give_up(self, vip: Address, definition: Definition) -> None:
         gathering = self._pending[vip]
-        late = missing(vip, gathering.term, definition, self._cluster())
+        late = ", ".join(sorted(missing(vip, gathering.term, definition, self._cluster())))
+        seconds = LONGEST_SECONDS
         log.warning(
-            "vip %s: not said within %.0f s which connections they have: %s",
-            vip,
-            LONGEST_SECONDS,
-            ", ".join(sorted(late)),
+            "vip %s: not said within %.0f s which connections they have: %s", vip, seconds, late
         )
         self._finish(vip, gathering)
 

@@ -5,7 +5,7 @@ have heard that, their packets come here."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from anyport.model.definition import Address
@@ -40,16 +40,34 @@ class Handover:
     def __init__(
         self,
         fenced: Callable[[Address], bool],
+        fence: Callable[[Address, bytes], None],
         close: Callable[[Address], None],
         clock: Callable[[], float],
     ) -> None:
-        """`close` ends a VIP here; it is told of each but those that were given up."""
+        """`fence`: as if the host of that MAC had announced the VIP. `close` ends a VIP here; it
+        is told of each but those that were given up."""
         self._fenced = fenced
+        self._fence = fence
         self._close = close
         self._clock = clock
         self._pending: dict[Address, _Deadline] = {}
+        self._unwatched: set[Address] = set()
 
-    def begin(self, vip: Address) -> None:
+    def unwatched(self, vips: Collection[Address]) -> None:
+        """The packet program may answer for these while this host is no member: whoever has them
+        by the time that it is again may have announced itself unheard."""
+        self._unwatched.update(vips)
+
+    def own(self, vip: Address) -> None:
+        """This host has it."""
+        self._unwatched.discard(vip)
+        self.give_up(vip)
+
+    def begin(self, vip: Address, successor: bytes) -> None:
+        """`successor`: the MAC of who has published the VIP; empty: it tells none."""
+        if vip in self._unwatched and successor:
+            self._unwatched.discard(vip)
+            self._fence(vip, successor)
         self._pending.setdefault(vip, _Deadline(self._clock() + LONGEST_SECONDS))
 
     def give_up(self, vip: Address) -> None:
