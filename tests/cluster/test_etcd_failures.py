@@ -140,6 +140,30 @@ def test_a_restart_while_the_definitions_are_gone(cluster: LabCluster, etcd: Lab
     assert f"vip {VIP}: removed from lo" not in cluster.log(again)
 
 
+def test_a_distributor_that_begins_anew_in_an_emptied_etcd(
+    cluster: LabCluster, etcd: LabEtcd
+) -> None:
+    """It knows of no tenure: neither it waits for the others for ever, nor they for it."""
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    cluster.await_targets(80, set(HOSTS))
+    old = cluster.distributor()
+    others = sorted(set(HOSTS) - {old})
+    revision = _revision(cluster, others[0])
+    cluster.lab.kill_daemon(old)
+    etcd.restart_empty()
+    candidacies = {f"/anyport/v1/hosts/{host}/candidates/{VIP}" for host in others}
+    eventually(lambda: candidacies <= set(etcd.stored()), "the others to be candidates again")
+    cluster.lab.start_daemon(old)  # the last of them, by age
+    cluster.lab.client(old).add_vip(VIP)
+    for host in others:
+        eventually(lambda host=host: _revision(cluster, host) < revision, host)  # type: ignore[misc]
+    eventually(lambda: healthy(cluster), "one to be elected by all")
+    assert len({_kept(cluster, host)["distributor"] for host in HOSTS}) == 1
+    cluster.await_targets(80, set(HOSTS))
+    assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
+
+
 def test_blocks_of_a_host_that_is_away_when_etcd_is_emptied(
     cluster: LabCluster, etcd: LabEtcd
 ) -> None:

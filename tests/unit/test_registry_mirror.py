@@ -50,7 +50,7 @@ from anyport.registry.keys import (
     VoidKey,
 )
 from anyport.registry.memory import MemoryRegistry, MemoryStore
-from anyport.registry.mirror import Mirror
+from anyport.registry.mirror import OFFICE_SECONDS, Mirror
 from anyport.registry.touched import Subscription, Touched
 from anyport.registry.values import Noun, encode
 
@@ -412,6 +412,35 @@ def test_of_another_store_a_claim_that_was_not_there_is_not_taken_for_programmed
         assert kept.programmed_revision < new.create_revision
 
     in_world(scenario)
+
+
+def test_a_distributor_that_does_not_take_office_again_is_not_waited_for() -> None:
+    """Its daemon began anew in the other store, and knows of no tenure."""
+
+    async def scenario() -> None:
+        now = 0.0
+        world = World()
+        world.mirror = Mirror(world.registry, first_pause=0.0, settle=0.0, clock=lambda: now)
+        async with running(world):
+            await world.mirror.caught_up(0)
+            definition = Definition(VIP)
+            published = DistributingKey("a", VIP), Distributing("a", 7, definition, 900)
+            await world.put((DefinitionKey(VIP), definition), HOST, published)
+            subscription = world.mirror.subscribe()
+            await first_of(subscription)
+            store = replaced(world, identity=2)
+            store.apply([Put(str(key), encode(noun)) for key, noun in (HOST, listener())])
+            await subscription.changed()
+            now = OFFICE_SECONDS - 1
+            await world.put(listener(port=81))
+            await subscription.changed()
+            assert world.mirror.cluster.distributing.keys() == {(VIP, "a")}
+            now = OFFICE_SECONDS
+            await world.put(listener(port=82))
+            assert world.mirror.cluster.distributing == {}
+            assert (await subscription.changed()).distributing == {VIP}
+
+    asyncio.run(scenario())
 
 
 def test_deleted_definitions_are_no_emptied_store() -> None:

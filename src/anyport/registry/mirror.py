@@ -17,7 +17,7 @@ A store that takes the place of the one before, empty or out of a backup, says
 nothing of what is in force. Its hosts say again what they have: until they
 have, the mirror shows what it showed. The operator's definitions nobody says
 again but the operator, so those that are missing stay, and who distributes
-them; `emptied` tells of it.
+them, if it takes office again; `emptied` tells of it.
 
 Of a host whose heartbeat stands still nothing is shown that goes with its
 lease, whoever keeps that alive (registry.heartbeats).
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -65,6 +66,10 @@ SETTLE_SECONDS = 10.0
 """What hosts have to say again what they had said in a store that is gone: time to find that out
 (a connection attempt a second), and to write 65,535 listeners."""
 
+OFFICE_SECONDS = 5.0
+"""What a distributor has then to take office again. One whose daemon began anew meanwhile knows of
+no tenure: it would wait for who is elected, and the others for it, for ever."""
+
 _LOOK_SECONDS = 0.5
 
 _STILL = "its heartbeat stands still, though its lease is kept alive: taken for gone"
@@ -100,6 +105,7 @@ class Mirror:
         self._clock = clock
         self._store = 0
         self._kept: set[str] = set()  # keys that are not in the store, but were in another
+        self._offices_until = math.inf  # how long distributors are among them, by `clock`
         self._entries: dict[str, Entry] = {}
         self.unreadable = Unreadable()
         self._tables = Tables(most_listeners)
@@ -239,6 +245,7 @@ class Mirror:
                     self._kept.add(text)
                 case DistributingKey(host, _) if str(HostKey(host)) in there:
                     self._kept.add(text)
+        self._offices_until = self._clock() + OFFICE_SECONDS
         self._renumber(listing)
 
     def _renumber(self, listing: Listing) -> None:
@@ -276,6 +283,7 @@ class Mirror:
         for word in words:
             self._apply_one(word, touched)
         self._hear(words, touched)
+        self._end_offices(touched)
         self.cluster = self._tables.cluster(revision)
         self.listed = True
         if touched:
@@ -283,6 +291,17 @@ class Mirror:
                 subscription.add(touched)
         self._advanced.set()
         self._advanced = asyncio.Event()
+
+    def _end_offices(self, touched: Touched) -> None:
+        """Heartbeats come all the time, and this with them."""
+        if self._clock() < self._offices_until:
+            return
+        self._offices_until = math.inf
+        for text in list(self._kept):
+            key = parse(text)
+            if isinstance(key, DistributingKey):
+                log.warning("vip %s: %s has not taken office again", key.vip, key.host)
+                self._apply_one(read(Deleted(text)), touched)
 
     def _hear(self, words: Iterable[Word], touched: Touched) -> None:
         beats = {
