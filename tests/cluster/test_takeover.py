@@ -65,6 +65,11 @@ def die(cluster: LabCluster, host: str) -> None:
     cluster.lab.kill_daemon(host, signal.SIGKILL)
 
 
+def kill(cluster: LabCluster, host: str) -> None:
+    """The daemon alone: its packet program goes on till it hears of another."""
+    cluster.lab.kill_daemon(host, signal.SIGKILL)
+
+
 def stop(cluster: LabCluster, host: str) -> None:
     cluster.lab.kill_daemon(host, signal.SIGTERM)
 
@@ -116,10 +121,11 @@ def begun(cluster: LabCluster, host: str, vip: str, port: int, count: int = DOWN
         (VIP, "round-robin", die),
         (VIP, "hash", die),
         (VIP6, "round-robin", die),
+        (VIP, "round-robin", kill),
         (VIP, "round-robin", stop),
         (VIP6, "hash", stop),
     ],
-    ids=["round-robin", "hash", "ipv6", "polite", "ipv6-hash-polite"],
+    ids=["round-robin", "hash", "ipv6", "daemon", "polite", "ipv6-hash-polite"],
 )
 def test_no_download_is_lost(
     cluster: LabCluster, vip: str, port: int, method: str, leave: Any
@@ -127,7 +133,7 @@ def test_no_download_is_lost(
     """And those that have begun through the former distributor till its very end are among them."""
     cluster.lab.client("host1").set_vip(vip, method=method)
     old = cluster.distributor(vip)
-    targets = sorted(set(HOSTS) - {old}) if leave is die else HOSTS
+    targets = HOSTS if leave is stop else sorted(set(HOSTS) - {old})
     for host in targets:
         cluster[host].do("serve", address=vip, port=port, length=LENGTH)
         cluster[host].listen(vip, port + 1)

@@ -156,7 +156,7 @@ def refused(cluster: LabCluster, host: str, named: str) -> None:
 
 def test_what_may_begin_anew_does(cluster: LabCluster, tmp_path: Path) -> None:
     """Figures, events, fragments: no connection ends, no listener goes unseen."""
-    changed = "\n".join(f'    "{name}": 2,' for name in layouts.ANEW)
+    changed = "\n".join(f'    "{name}": {number + 1},' for name, number in layouts.ANEW.items())
     kept = "\n".join(f'    "{name}": {number},' for name, number in layouts.ANEW.items())
     later = build(tmp_path, {LAYOUTS: (kept, changed)})
     serve(cluster)
