@@ -25,9 +25,11 @@ GAP_SECONDS = 0.5
 NEAR_SECONDS = 1.0
 """Clocks are one, but what is seen on the wire is told up to so much later."""
 
-CONNECTIONS_END_WITH_A_TAKEOVER = True
-"""Connections that live while another host becomes the distributor may break. To be removed when
-takeovers keep them: then this is False, and nothing else changes."""
+ABSENT_HOSTS_LOSE_CONNECTIONS_AT_A_TAKEOVER = True
+"""Who takes over asks the members for their connections. Those of a host whose lease has ended,
+though it is there and serves, may break: of a distributor that is cut off from etcd, of everybody
+when all leases ended together. To be removed if a takeover knows of hosts that are away: then
+this is False, and nothing else changes."""
 
 Whose = Literal["nobody's", "its host's", "the distributor's too"]
 

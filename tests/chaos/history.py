@@ -5,7 +5,7 @@ forwarded packets. Nothing here asks anybody."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -94,7 +94,11 @@ class History:
         for `span`. None: the host is not known, so any may have been it."""
         return any(
             fault.span.overlaps(span) and self._breaks(fault, host, span) for fault in self.faults
-        ) or (bounds.CONNECTIONS_END_WITH_A_TAKEOVER and self.takes_over(span))
+        ) or (
+            bounds.ABSENT_HOSTS_LOSE_CONNECTIONS_AT_A_TAKEOVER
+            and self.takes_over(span)
+            and (host is None or self.removes(host, span, bounds.REMOVES - {"drain"}))
+        )
 
     def _breaks(self, fault: Fault, host: str | None, span: Span) -> bool:
         whose = bounds.BREAKS[fault.what]
@@ -106,10 +110,10 @@ class History:
         )
         return hit or on_the_way
 
-    def removes(self, host: str, span: Span) -> bool:
-        """Whether a fault explains that `host` was no target any more."""
+    def removes(self, host: str, span: Span, whats: Set[str] = bounds.REMOVES) -> bool:
+        """Whether one of these faults explains that `host` was no target any more."""
         return any(
-            fault.what in bounds.REMOVES
+            fault.what in whats
             and host in (fault.hosts or (host,))
             and Span(fault.span.begin, self._settled_after(fault.span.end)).overlaps(span)
             for fault in self.faults

@@ -150,11 +150,19 @@ def test_a_cut_on_the_way_excuses_it() -> None:
     assert rules(way, fault(120, 125, "server_kill", "host3"), broken(110, 130)) != []
 
 
-def test_a_takeover_excuses_it() -> None:
+def test_a_takeover_excuses_those_of_hosts_that_were_no_members() -> None:
     way = [*forwarded(105, 120, "host2"), event(120.5, "announced", host="host3")]
-    assert rules(way, broken(110, 130)) == []
-    assert rules(way, broken(122, 130)) == ["a connection broke"]
-    assert rules(way, broken(110, 119)) == ["a connection broke"]
+    absent = fault(115, 116, "kill", "host1")
+    assert rules(way, broken(110, 130)) == ["a connection broke"]
+    assert rules(absent, broken(110, 130)) == ["a connection broke"]
+    assert rules(way, absent, broken(110, 130)) == []
+    assert rules(way, fault(115, 116, "etcd_freeze"), broken(110, 130)) == []
+    assert rules(way, fault(115, 116, "kill", "host2"), broken(110, 130)) == ["a connection broke"]
+    assert rules(way, fault(115, 116, "drain", "host1"), broken(110, 130)) != []
+    assert rules(way, absent, broken(122, 130)) == ["a connection broke"]
+    assert rules(way, absent, broken(110, 119)) == ["a connection broke"]
+    settled = event(118, "settled")
+    assert rules(way, absent, settled, broken(119, 130)) == ["a connection broke"]
 
 
 def test_changed_bytes_are_never_excused() -> None:
