@@ -31,6 +31,10 @@ though it is there and serves, may break: of a distributor that is cut off from 
 when all leases ended together. To be removed if a takeover knows of hosts that are away: then
 this is False, and nothing else changes."""
 
+FLOWS_MOVE_AT_A_TAKEOVER = True
+"""A host does not know its UDP flows, so who takes over cannot ask for them: they go where the
+hash says, of the targets that there are then."""
+
 Whose = Literal["nobody's", "its host's", "the distributor's too"]
 
 BREAKS: dict[str, Whose] = {

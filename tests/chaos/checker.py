@@ -86,7 +86,8 @@ def flows_stay(history: History) -> Iterator[Violation]:
             flow["answers"], flow["answers"][1:], strict=False
         ):
             gap = Span(last, first)
-            if not history.excuses(old, gap) and not history.removes(old, gap):
+            taken = bounds.FLOWS_MOVE_AT_A_TAKEOVER and history.takes_over(gap)
+            if not (taken or history.excuses(old, gap) or history.removes(old, gap)):
                 yield Violation("a flow moved", first, f"{who} went from {old} to {new}")
         for sent in flow["lost"]:
             if history.is_steady(Span(sent, sent + bounds.NEAR_SECONDS)):

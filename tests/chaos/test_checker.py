@@ -193,6 +193,8 @@ def test_a_flow_that_moved() -> None:
     assert rules(fault(110, 119, "stop", "host1"), settled, moved) == ["a flow moved"]
     assert rules(fault(110, 119, "stop", "host2"), moved) == ["a flow moved"]
     assert rules(fault(110, 119, "etcd_freeze"), moved) == []
+    assert rules(*(event(at, "announced", host=f"host{at}") for at in (119, 120)), moved) == []
+    assert rules(*(event(at, "announced", host=f"host{at}") for at in (109, 110)), moved) != []
 
 
 def test_a_datagram_without_an_answer() -> None:
