@@ -68,14 +68,9 @@ GIVEN_PORTS_WAIT_FOR_THEIR_HOST = True
 all leases ended together, they are refused until their host is back. To be removed if a takeover
 knows of hosts that are away."""
 
-FLOWS_LEAVE_A_DRAINED_HOST = True
-"""A datagram may begin a flow, so a flow stays only where a new one could go: with its host's
-drain it moves at once, not only when it has been silent. To be removed if drains keep flows."""
-
 REMOVES = {
     *("kill", "freeze", "stop", "upgrade", "away", "server_kill"),
     *("etcd_kill", "etcd_freeze", "etcd_empty", "etcd_cut", "etcd_gone", "lan_cut"),
-    *(["drain"] if FLOWS_LEAVE_A_DRAINED_HOST else []),
 }
 """A host hit by it may be no target any more for a while, as its lease ended, and UDP flows leave
 it: from the fault's begin until all is settled. Those that hit no host, hit any."""

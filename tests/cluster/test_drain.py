@@ -91,6 +91,24 @@ def test_no_new_connections_and_the_established_go_on(cluster: LabCluster, port:
     assert row(cluster, drained)["draining_since"] is None
 
 
+def test_a_flow_of_datagrams_stays_and_new_ones_go_elsewhere(
+    cluster: LabCluster, port: int
+) -> None:
+    for host in HOSTS:
+        cluster[host].bind_udp(VIP, port)
+    cluster.await_targets(port, set(HOSTS), "udp")
+    flows = {}
+    for source in range(40001, 40031):
+        [flows[source]] = cluster.client.ask_udp(VIP, port, source=source)
+    drained, _ = others(cluster)
+    said(cluster, "host1", "drain", drained)
+    for source, host in flows.items():
+        assert cluster.client.ask_udp(VIP, port, source=source) == [host]
+    assert drained in flows.values()
+    assert drained not in cluster.client.ask_udp(VIP, port, 40)
+    said(cluster, "host1", "resume", drained)
+
+
 def test_waiting_until_they_have_finished(cluster: LabCluster, port: int) -> None:
     drained, _ = others(cluster)
     cluster[drained].listen(VIP, port)

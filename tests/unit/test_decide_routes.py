@@ -102,6 +102,12 @@ def claim(host: str, first: int, last: int, revision: int) -> Claim:
     return Claim(PortBlock(VIP, first, last), host, revision)
 
 
+def test_a_draining_host_keeps_its_flows_of_datagrams() -> None:
+    udp53: PortKey = (Protocol.UDP, 53)
+    found = route(udp53, heard("a", "b", key=udp53), Definition(VIP), DRAINING, None)
+    assert found == replace(to("a"), keeping=("b",))
+
+
 def test_block_index() -> None:
     index = BlockIndex([claim("a", 10, 19, 1), claim("b", 15, 24, 2), claim("c", 20, 20, 3)], VIP)
     assert [index.owner(p) for p in (9, 10, 19, 20, 21)] == [None, "a", "a", "c", None]

@@ -305,3 +305,15 @@ def test_an_adopted_host_is_known_again_by_either_address() -> None:
     for known in (address("host1"), six):
         tables = Tables.adopt({3: both}, {}, {}, {known: "host1"})
         assert tables.slot("host1") == 3
+
+
+def test_who_keeps_flows_is_in_the_row_and_not_in_the_selection() -> None:
+    tables, port = Tables(SMALL), KEYS[0]
+    hosts = {name: host_row(name) for name in NAMES[:2]}
+    route = Distributed(distributed("host0").targets, keeping=("host1", "host7"))
+    commands = plan(tables, 0, Method.HASH, {port: route}, hosts)
+    [filled] = [c.row for c in commands if isinstance(c, SetSelection)]
+    [row] = [c.rows[port] for c in commands if isinstance(c, SetRoutes)]
+    slots = [tables.slot(name) for name in hosts]
+    assert set(filled.slots) == {slots[0]}
+    assert row.hosts == sum(1 << slot for slot in slots if slot is not None)

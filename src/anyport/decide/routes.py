@@ -66,14 +66,15 @@ def route(
     """
     if block_owner is not None and not definition.enumerates(*key):
         return Unique(block_owner) if definition.allows(block_owner) else None
-    targets = tuple(
-        Target(name, hosts[name].weight)
+    there = [
+        name
         for name in sorted(listeners)
-        if definition.allows(name)
-        and is_active(hosts.get(name))
-        and _counts(definition, key, listeners[name])
-    )
-    return Distributed(targets) if targets else None
+        if definition.allows(name) and name in hosts and _counts(definition, key, listeners[name])
+    ]
+    targets = tuple(Target(name, hosts[name].weight) for name in there if is_active(hosts[name]))
+    # A TCP connection stays by itself; any datagram may begin a flow.
+    keeping = tuple(n for n in there if key[0] is Protocol.UDP and not is_active(hosts[n]))
+    return Distributed(targets, keeping) if targets else None
 
 
 def block_index(cluster: Cluster, vip: Address, refused: Collection[int] = ()) -> BlockIndex:

@@ -55,7 +55,8 @@ METHOD_NUMBERS: Mapping[Method, int] = {Method.HASH: 0, Method.ROUND_ROBIN: 1}
 class RouteRow:
     """`kind` is a RouteKind. `target`: host slot (UNIQUE) or selection index (DISTRIBUTED).
 
-    `hosts` is the mask of the target slots; it is set in every row but NONE's.
+    `hosts` is the mask of the slots of targets, and of hosts that keep their flows of UDP; it is
+    set in every row but NONE's.
     """
 
     kind: int

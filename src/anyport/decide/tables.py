@@ -10,8 +10,8 @@ target neither before nor after.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from anyport.decide.host_slots import HostSlots
 from anyport.decide.rows import (
@@ -183,7 +183,16 @@ class _Plan:
         if isinstance(route, Unique):
             return self._unique(route.host), None
         wanted = self._target_set(method, route) if route is not None else None
-        return self._draft_distributed(wanted) if wanted else (NO_ROUTE, None)
+        if route is None or wanted is None:
+            return NO_ROUTE, None
+        row, waits_for = self._draft_distributed(wanted)
+        if waits_for is None:  # a fallback chooses among all that its row names
+            row = replace(row, hosts=row.hosts | self._mask(route.keeping))
+        return row, waits_for
+
+    def _mask(self, hosts: Iterable[str]) -> int:
+        slots = (self._tables.slot(host) for host in hosts)
+        return sum(1 << slot for slot in slots if slot is not None)
 
     def _unique(self, host: str) -> RouteRow:
         slot = self._tables.slot(host)

@@ -16,9 +16,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Distributed:
-    """One of `targets` (sorted by host, never empty), by the definition's method (R6)."""
+    """One of `targets` (sorted by host, never empty), by the definition's method (R6).
+
+    `keeping`: hosts that are given no new flow and keep those of UDP that they have, drained ones.
+    """
 
     targets: tuple[Target, ...]
+    keeping: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
