@@ -462,5 +462,6 @@ def test_each_verdict_has_a_case() -> None:
         "distributed",
         "table_full",
         "drop_encapsulation",
+        "drop_gathering",
     }
     assert seen | in_sequence == {verdict.name.lower() for verdict in Verdict}

@@ -351,7 +351,11 @@ STATES = [
         "b drains: 0 connections left, it distributes 192.0.2.9 still",
         1,
     ),
-    ({"member": False, "connections_left": None}, "b is drained", 0),
+    (
+        {"member": False, "connections_left": None},
+        "b is away: nobody can say which connections it has",
+        1,
+    ),
 ]
 
 

@@ -101,6 +101,22 @@ def test_a_host_that_goes_is_waited_for_no_more() -> None:
     in_world(scenario)
 
 
+def test_what_nobody_has_looked_at_is_entered_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop takes other VIPs meanwhile."""
+    monkeypatch.setattr("anyport.distributor.gathering.LONGEST_SECONDS", 0.0)
+
+    async def scenario(world: World) -> None:
+        world.said[VIP, "a"] = {0: ConnectionsPiece("a", TERM, 1, b"all")}
+        for _ in range(3):  # the timer is due at once
+            await asyncio.sleep(0)
+        assert world.done == [VIP]
+        assert world.entered == [("a", b"all")]
+
+    in_world(scenario)
+
+
 def test_an_ended_tenure_enters_nothing() -> None:
     async def scenario(world: World) -> None:
         world.gatherings.end(VIP)

@@ -8,10 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
-import pytest
-
 from anyport.distributor.quarantine import Quarantine
-from anyport.errors import Conflict
 from anyport.model import Claim, Heartbeat, Host, PortBlock
 from anyport.registry.base import Delete, Put
 from anyport.registry.heartbeats import SILENT_TTLS
@@ -90,8 +87,7 @@ def test_one_that_returns_at_that_moment_keeps_them() -> None:
         quarantine = world.quarantine(0)
         await quarantine.tick([VIP])
         await world.registry.write([PRESENT])
-        with pytest.raises(Conflict):  # the mirror has not seen it yet
-            await quarantine.tick([VIP])
+        await quarantine.tick([VIP])  # the mirror has not seen it yet
         assert await world.voids() == []
 
     in_world(scenario)
@@ -108,8 +104,7 @@ def test_one_whose_lease_somebody_keeps_alive_loses_them_too() -> None:
         quarantine = world.quarantine(0)
         await quarantine.tick([VIP])
         await world.registry.write([BEAT])
-        with pytest.raises(Conflict):
-            await quarantine.tick([VIP])
+        await quarantine.tick([VIP])
         assert await world.voids() == []
         for _ in range(SILENT_TTLS):
             await world.write(OWN_BEAT)

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Sequence
 
 from anyport.errors import RegistryUnavailable
-from anyport.registry.base import Delete, Unchanged, Write
+from anyport.registry.base import Delete, Put, Unchanged, Write
 from anyport.registry.memory import MemoryRegistry
 from anyport.registry.publisher import Publisher
 
@@ -63,6 +63,29 @@ def test_the_last_wish_wins_even_while_a_write_is_in_flight() -> None:
         await publisher.flushed(["k"])
         task.cancel()
         assert await stored(registry) == {"k": b"1"}
+
+    asyncio.run(scenario())
+
+
+def test_what_came_late_is_corrected() -> None:
+    """A put of what is closed by now, a deletion of what is open again, an older value."""
+
+    async def scenario() -> None:
+        registry = Recording()
+        publisher, task = await started(registry)
+        for key in ("gone", "open", "other"):
+            publisher.set(key, b"1")
+        publisher.delete("gone")
+        await publisher.flushed(["gone", "open", "other"])
+        await registry.write([Put("gone", b"1"), Delete("open"), Put("other", b"0")])
+        publisher.correct(await stored(registry))
+        await publisher.flushed(["gone", "open", "other"])
+        assert await stored(registry) == {"open": b"1", "other": b"1"}
+        written = len(registry.transactions)
+        publisher.correct(await stored(registry))
+        await asyncio.sleep(0)
+        task.cancel()
+        assert len(registry.transactions) == written
 
     asyncio.run(scenario())
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_address
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyport.decide.blocks import MOST_NAMED
-from anyport.decide.gathering import MOST_PIECES
+from anyport.decide.gathering import MOST_PIECES, MOST_ROW_BYTES
 from anyport.decide.rows import MAX_HOSTS
 from anyport.kernel.abi import GATHERED_BYTES
 from anyport.kernel.own_connections import row_bytes
@@ -155,6 +156,11 @@ def test_fields_that_an_earlier_version_did_not_write_may_be_absent() -> None:
         (ConnectionsKey("a", V4, 0), b'{"v":1,"term":3,"pieces":65,"rows":""}', "<= 64"),
         (ConnectionsKey("a", V4, 0), b'{"v":1,"term":3,"pieces":0,"rows":""}', ">= 1"),
         (ConnectionsKey("a", V4, 0), b'{"v":1,"term":3,"pieces":1,"rows":"!"}', "base64"),
+        (
+            ConnectionsKey("a", V4, 0),
+            b'{"v":1,"term":3,"pieces":1,"rows":"%s"}' % b64encode(bytes(MOST_ROW_BYTES + 1)),
+            "<= 48000",
+        ),
         (LISTENER_KEY, b"{}", "`v`"),
         (LISTENER_KEY, b"[]", "object"),
         (LISTENER_KEY, b'{"v":2,"specific":"somewhat"}', "version 2: this anyport reads version 1"),
@@ -233,5 +239,6 @@ def test_what_an_acceptable_definition_grows_to_when_published_can_be_written() 
 def test_a_full_piece_fits() -> None:
     """Of either family; and 48,000 bytes are whole rows."""
     assert GATHERED_BYTES % row_bytes(V4) == GATHERED_BYTES % row_bytes(V6) == 0
+    assert GATHERED_BYTES == MOST_ROW_BYTES
     piece = ConnectionsPiece("a", 2**62, MOST_PIECES, bytes(GATHERED_BYTES))
     assert decode(ConnectionsKey("a", V4, MOST_PIECES - 1), encode(piece), 2**62) == piece

@@ -119,7 +119,8 @@ class Agent:
         asyncio.get_running_loop().remove_reader(self._kernel.fileno())
 
     async def _audits(self) -> None:
-        """What nobody told: a VIP taken off lo by hand, a socket whose events went unseen."""
+        """What nobody told: a VIP taken off lo by hand, a socket whose events went unseen, a write
+        that came late."""
         while True:
             await asyncio.sleep(AUDIT_SECONDS)
             await self._add_vips(self.hosted)
@@ -129,6 +130,8 @@ class Agent:
             # To count all again takes as long as all there are: the loop would stand still.
             if self._catch_up() or unseen:
                 self._notify_all()
+            if self._mirror.connected and not self._mirror.settling:
+                self._publisher.correct(self._mirror.said_by(self.host))
 
     async def _every(self, seconds: float, act: Callable[[], None]) -> None:
         while True:

@@ -38,7 +38,8 @@ def drain(host: str | None, wait: float | None, yes: bool, as_json: bool) -> int
 
     Established ones finish; VIPs that it distributes are handed on. Its unique
     ports stay its own. It stays drained, restarts included, until `anyport
-    resume`. Exit status 1 if connections are left when --wait ends.
+    resume`. Exit status 1 if connections are left when --wait ends,
+    or if HOST is away, which ends it at once.
     """
     name = host or _this_host()
     answer = client().drain(name, anyway=yes)
@@ -105,7 +106,7 @@ def _progress(host: str, seconds: float) -> Iterator[dict[str, Any]]:
     said = None
     while True:
         row = _row(host)
-        over = _is_done(row) or time.monotonic() >= deadline
+        over = _is_done(row) or not row["member"] or time.monotonic() >= deadline
         if over or row != said:
             yield row
         if over:
@@ -115,13 +116,14 @@ def _progress(host: str, seconds: float) -> Iterator[dict[str, Any]]:
 
 
 def _is_done(row: dict[str, Any]) -> bool:
-    """What is away has nothing left."""
-    return not row["member"] or (row["connections_left"] == 0 and not row["distributes"])
+    return row["member"] and row["connections_left"] == 0 and not row["distributes"]
 
 
 def _state(row: dict[str, Any]) -> str:
     if _is_done(row):
         return f"{row['host']} is drained"
+    if not row["member"]:
+        return f"{row['host']} is away: nobody can say which connections it has"
     left = row["connections_left"]
     told = [] if left is None else [f"{left} connection{'' if left == 1 else 's'} left"]
     if row["distributes"]:

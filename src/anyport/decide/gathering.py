@@ -8,6 +8,9 @@ from collections.abc import Collection, Mapping
 from anyport.model import Cluster, ConnectionsPiece, Definition, Distributing, Host
 from anyport.model.definition import Address
 
+MOST_ROW_BYTES = 48_000
+"""Of one piece: whole rows of either family."""
+
 MOST_PIECES = 64
 """Of one host's answer: 384,000 connections of IPv4, 153,600 of IPv6."""
 

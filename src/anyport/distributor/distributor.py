@@ -13,7 +13,7 @@ from anyport.decide import routes as rules
 from anyport.decide.election import next_term
 from anyport.decide.tables import HostRow
 from anyport.distributor.candidacies import Candidacies
-from anyport.distributor.gathering import LONGEST_SECONDS, Gatherings
+from anyport.distributor.gathering import WAITING_SECONDS, Gatherings
 from anyport.distributor.handover import Handover, until
 from anyport.distributor.hops import Choices, Paths
 from anyport.distributor.lan import Lan
@@ -149,13 +149,12 @@ class Distributor:
         if touched.first:
             moved |= self.offices.keys()
         for vip in moved | (touched.definitions & self.offices.keys()):
-            await self._redistribute(vip)
+            self._redistribute(vip)
         self._ports_changed((vip, key) for vip, key in touched.ports if vip not in moved)
         for vip in touched.distributing & self.offices.keys():
             self._rivals.answer(self.offices[vip])
         gathered = self.offices.keys() if touched.hosts else touched.definitions
-        for vip in self.offices.keys() & {*gathered, *touched.connections}:
-            self._gatherings.follow(vip, self.offices[vip].definition)
+        self._follow_gatherings({*gathered, *touched.connections})
         if touched.definitions or touched.hosts:
             self._tell_peers()
         if touched.definitions or touched.candidacies or touched.distributing or touched.hosts:
@@ -165,12 +164,13 @@ class Distributor:
         return {*self._mirror.cluster.definitions, *self.offices, *self.programmer.vips}
 
     async def _elections(self, vips: Iterable[Address]) -> None:
-        if not self._membership.is_seen_in(self._mirror.cluster):
-            return  # the lease was lost, and what others did meanwhile is yet to be seen
         for vip in vips:
+            if not self._membership.is_seen_in(self._mirror.cluster):
+                return  # the lease was lost, and what others did meanwhile is yet to be seen
             elected = self._candidacies.elected(vip)
             if elected == self.host and vip not in self.offices:
                 await self._take_office(vip)
+                self._follow_gatherings(self.offices)
             elif elected != self.host:
                 self._resign(vip, elected)
 
@@ -204,7 +204,7 @@ class Distributor:
             return  # the lease went meanwhile, and with it the publication
         self._tell_peers()
         self._lan.hear(vip)
-        self.programmer.answer(definition, self._interface.mac, LONGEST_SECONDS if gathers else 0)
+        self.programmer.answer(definition, self._interface.mac, WAITING_SECONDS if gathers else 0)
         office.answering = True
         log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)
         self._lan.announce(vip)
@@ -218,6 +218,10 @@ class Distributor:
         self._say(office)
         self._gatherings.begin(office.vip, office.published.term, office.definition)
         self._gatherings.follow(office.vip, office.definition)
+
+    def _follow_gatherings(self, vips: Iterable[Address]) -> None:
+        for vip in self.offices.keys() & {*vips}:
+            self._gatherings.follow(vip, self.offices[vip].definition)
 
     def _gathered(self, vip: Address) -> None:
         self.programmer.gather(vip, 0)
@@ -263,7 +267,8 @@ class Distributor:
         self._tell_peers()
         self._lan.ignore(vip)
 
-    async def _redistribute(self, vip: Address) -> None:
+    def _redistribute(self, vip: Address) -> None:
+        """Told when etcd takes it: what changes while it is away is programmed all the same."""
         definition = self._mirror.cluster.definitions.get(vip)
         office = self.offices.get(vip)
         if definition is None or office is None:  # or lost while another VIP was programmed
@@ -272,7 +277,7 @@ class Distributor:
         self._program_all(office)
         if office.answering:
             self.programmer.refresh(definition, self._interface.mac)
-        await self._publish(office)
+        self._say(office)
 
     def _program_all(self, office: Office) -> None:
         cluster, definition = self._mirror.cluster, office.definition

@@ -20,6 +20,9 @@ LONGEST_SECONDS = 2.0
 """For hosts to answer. Who has not by then is cut off, or its daemon is away: its connections are
 found by the hash alone, or are reset, which to their clients is better than silence."""
 
+WAITING_SECONDS = LONGEST_SECONDS + 0.5
+"""For unknown connections in the kernel, which ends it by itself should nobody else."""
+
 
 @dataclass
 class _Gathering:
@@ -83,6 +86,7 @@ class Gatherings:
 
     def _give_up(self, vip: Address, definition: Definition) -> None:
         gathering = self._pending[vip]
+        self._enter(vip, gathering, definition)  # what came while others' VIPs were taken
         late = ", ".join(sorted(missing(vip, gathering.term, definition, self._cluster())))
         seconds = LONGEST_SECONDS
         log.warning(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
 from collections.abc import Callable
 from ipaddress import IPv6Address
@@ -62,10 +61,15 @@ class Lan:
         """At first more than once, as one frame may be lost (RFC 5227 2.3, RFC 4861 7.2.6), and
         now and then for ever: a neighbour may have heard a former distributor last. But not
         while it may be this host that is the former one: the present one would be fenced."""
-        for number in itertools.count(1):
-            await asyncio.sleep(ANNOUNCE_SECONDS if number < ANNOUNCEMENTS else REFRESH_SECONDS)
-            if self._holds(vip):
+        announced, pause = 1, ANNOUNCE_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            holds = self._holds(vip)
+            if holds:
                 self._announce(vip)
+                announced += 1
+            often = announced < ANNOUNCEMENTS or not holds
+            pause = ANNOUNCE_SECONDS if often else REFRESH_SECONDS
 
     def _announce(self, vip: Address) -> None:
         try:

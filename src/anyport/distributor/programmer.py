@@ -88,8 +88,9 @@ class Programmer:
         `gathering`: see `gather`; None: as it was.
         """
         index = self._indexes[definition.vip]
-        self._kernel.unfence(index)
+        # Unfenced last: what is not known must wait from the first packet on.
         self._kernel.set_vip(definition.vip, index, mac, definition.udp_idle, gathering)
+        self._kernel.unfence(index)
 
     def gather(self, vip: Address, seconds: float) -> None:
         """For so long packets of connections that are not known wait; 0: no longer."""

@@ -38,7 +38,8 @@ class Quarantine:
         if self._mirror.connected:
             await self._say_again(vips)
             for claim in [c for c, since in self._away.items() if now - since > self._seconds]:
-                await self._declare_void(claim, now - self._away[claim])
+                with suppress(Conflict):  # its host is there, or says what cannot be read
+                    await self._declare_void(claim, now - self._away[claim])
             await self._forget()
 
     def _is_away(self, claim: Claim) -> bool:

@@ -8,6 +8,8 @@ claims the ports after that does so at a later revision, at which all know of it
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from anyport.model import Claim, PortBlock, Void
 from anyport.model.definition import Address
 from anyport.registry.keys import ClaimKey, VoidKey
@@ -19,16 +21,20 @@ class ClaimTable:
         self.voided: dict[tuple[str, PortBlock], Claim] = {}
         self.voids: dict[tuple[Address, int], dict[str, Void]] = {}
         self._said: dict[ClaimKey, Claim] = {}
+        self._by_revision: defaultdict[tuple[Address, int], set[ClaimKey]] = defaultdict(set)
 
     def set_claim(self, key: ClaimKey, claim: Claim | None) -> bool:
         """Whether that changed which claims there are, or which of them count."""
         old = self._said.pop(key, None)
+        if old is not None:
+            self._forget_revision(key, _about(old))
         changed = old is not None and (claim is None or claim.block != old.block)
         if old is not None and changed:
             self.counting.pop((old.host, old.block), None)
             self.voided.pop((old.host, old.block), None)
         if claim is not None:
             self._said[key] = claim
+            self._by_revision[_about(claim)].add(key)
             changed |= self._place(claim)
         return changed
 
@@ -42,14 +48,24 @@ class ClaimTable:
             by_host[key.host] = void
         if not by_host:
             del self.voids[about]
-        concerned = (c for c in self._said.values() if (c.block.vip, c.create_revision) == about)
+        concerned = [self._said[claimed] for claimed in self._by_revision.get(about, ())]
         return sum(map(self._place, concerned)) > 0  # all are placed, not the first only
 
     def _place(self, claim: Claim) -> bool:
         here, elsewhere = self.counting, self.voided
-        if (claim.block.vip, claim.create_revision) in self.voids:
+        if _about(claim) in self.voids:
             here, elsewhere = elsewhere, here
         where = claim.host, claim.block
         changed = elsewhere.pop(where, None) is not None or here.get(where) != claim
         here[where] = claim
         return changed
+
+    def _forget_revision(self, key: ClaimKey, about: tuple[Address, int]) -> None:
+        self._by_revision[about].discard(key)
+        if not self._by_revision[about]:
+            del self._by_revision[about]
+
+
+def _about(claim: Claim) -> tuple[Address, int]:
+    """What a void names it by."""
+    return claim.block.vip, claim.create_revision

@@ -140,6 +140,15 @@ class Mirror:
             return Unchanged(heartbeat.key, heartbeat.mod_revision)
         return Unchanged(str(HostKey(host)), 0)
 
+    def said_by(self, host: str) -> dict[str, bytes]:
+        """Key -> value of what goes with its lease, but for its heartbeat."""
+        prefix, heartbeat = host_prefix(host), str(HeartbeatKey(host))
+        return {
+            key: entry.value
+            for key, entry in self._entries.items()
+            if entry.lease and key != heartbeat and key.startswith(prefix)
+        }
+
     @property
     def connected(self) -> bool:
         return self.stale_since is None
@@ -229,7 +238,7 @@ class Mirror:
     def _not_said_again(self) -> set[str]:
         """The operator says the one, an election the next; a void goes with its claim, pieces
         with their question."""
-        others = DefinitionKey | DistributingKey | VoidKey | ConnectionsKey
+        others = DefinitionKey | DrainKey | DistributingKey | VoidKey | ConnectionsKey
         return {k for k in self._entries if isinstance(parse(k), others)}
 
     def _keep(self, listing: Listing) -> None:

@@ -58,6 +58,17 @@ class Publisher:
         for key in {**self._have, **self._want}:
             self._mark(key)
 
+    def correct(self, seen: Mapping[str, bytes]) -> None:
+        """The registry has only `seen`, some time after it was written.
+
+        A write that timed out may have taken effect after the next one of its
+        key (etcd.EtcdRegistry). What is on its way just now is written twice.
+        """
+        for key in {**seen, **self._want}:
+            if self._have.get(key) != seen.get(key):
+                self._have[key] = _UNKNOWN
+                self._mark(key)
+
     async def flushed(self, keys: Iterable[str]) -> None:
         """Waits until the registry has what is wanted for `keys`."""
         waiting = tuple(keys)
@@ -81,15 +92,23 @@ class Publisher:
 
     def _batch(self) -> dict[str, bytes | None]:
         batch: dict[str, bytes | None] = {}
-        size = 0
-        while self._dirty and len(batch) < BATCH and size < BATCH_BYTES:
-            key = next(iter(self._dirty))
-            del self._dirty[key]
+        size, due = 0, self._due()
+        while due and len(batch) < BATCH and size < BATCH_BYTES:
+            key = next(iter(due))
+            del due[key]
+            self._dirty.pop(key, None)
             value = self._want.get(key)
             if self._have.get(key) != value:
                 batch[key] = value
                 size += len(value or b"")
         return batch
+
+    def _due(self) -> dict[str, None]:
+        """While writes fail, deletions first and alone: an etcd without space takes those."""
+        if self.failing_since is None:
+            return self._dirty
+        gone = (key for key in self._dirty if key in self._have and key not in self._want)
+        return dict.fromkeys(gone) or self._dirty
 
     async def _write(self, batch: Mapping[str, bytes | None]) -> None:
         lease = self._lease

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from anyport.decide.definitions import address_fault
-from anyport.decide.gathering import MOST_PIECES
+from anyport.decide.gathering import MOST_PIECES, MOST_ROW_BYTES
 from anyport.model import (
     ANY,
     Candidacy,
@@ -143,7 +143,7 @@ class _Distributing(_Versioned, frozen=True):
 class _Connections(_Versioned, frozen=True):
     term: _Count
     pieces: Annotated[int, msgspec.Meta(ge=1, le=MOST_PIECES)]
-    rows: bytes
+    rows: Annotated[bytes, msgspec.Meta(max_length=MOST_ROW_BYTES)]
 
 
 class _Remaining(_Versioned, frozen=True):
