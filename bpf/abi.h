@@ -168,9 +168,9 @@ struct vip {
 	struct address address; /* `::`: the row is free */
 	__u32 index;		/* its row here, in routes and in fenced */
 	__u8 mac[6];		/* answers ARP with it */
-	__u16 pad;
-	__u32 gathering_until; /* in ticks (see struct connection); 0: not gathering */
-	__u64 udp_idle_ns;     /* a UDP flow silent for longer is selected anew */
+	__u16 absent;		/* 1 + slot of who may have what nobody said is theirs; 0: nobody */
+	__u32 gathering_until;	/* in ticks (see struct connection); 0: not gathering */
+	__u64 udp_idle_ns;	/* a UDP flow silent for longer is selected anew */
 };
 
 /* fenced[vip index]: another host announced the VIP. */
@@ -368,6 +368,7 @@ enum verdict {
 	VERDICT_SELECTED,	    /* new connection, by the selection table */
 	VERDICT_FALLBACK,	    /* new connection, without a table */
 	VERDICT_HASHED,		    /* not a SYN and not known: where the hash says */
+	VERDICT_ABSENT,		    /* the same: to the host that could not say it is its own */
 	VERDICT_TABLE_FULL,	    /* new connection, not remembered: where the hash says */
 	VERDICT_ICMP_ERROR,	    /* about a connection: to its target */
 	VERDICT_FRAGMENT,	    /* not the first of its packet: to where that went */

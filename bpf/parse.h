@@ -81,6 +81,7 @@ struct packet {
 	bool resets;	 /* RST */
 	__be16 ttl_word; /* IPv4's TTL and protocol: the 16 bits the checksum sees */
 	__be16 check;
+	__u16 absent;	       /* the VIP's */
 	__u32 gathering_until; /* the VIP's */
 	__u64 choice;	       /* what choose() returned, here or before in XDP; 0: not yet */
 };

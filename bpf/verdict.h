@@ -115,6 +115,8 @@ static __always_inline __u64 choose_for_error(const struct packet *packet,
 
 	if (route->kind == ROUTE_UNIQUE)
 		slot = route->target;
+	else if (slot == NO_SLOT && packet->absent)
+		slot = packet->absent - 1;
 	else if (slot == NO_SLOT && route->kind == ROUTE_NONE)
 		return chosen(VERDICT_NO_ROUTE, NO_SLOT);
 	else if (slot == NO_SLOT)
@@ -137,7 +139,9 @@ static __always_inline bool waits(const struct packet *packet)
 /*
  * The route comes first: a port that is unique by now goes to its owner,
  * whatever an older connection entry says (IBM PM76397: the more specific
- * entry won, and the flow went nowhere).
+ * entry won, and the flow went nowhere). A connection that is none of those that
+ * hosts have said are theirs is the absent host's, or nobody's: also where no
+ * host that is there listens.
  *
  * Not static: so the verifier looks at it once, not once for each way a packet
  * was read, which are too many to finish.
@@ -167,6 +171,8 @@ __noinline __u64 choose(const struct packet *packet, __u32 vip_index)
 		return chosen(VERDICT_ESTABLISHED, slot);
 	if (waits(packet))
 		return chosen(VERDICT_DROP_GATHERING, NO_SLOT);
+	if (packet->absent && !packet->opens)
+		return chosen(VERDICT_ABSENT, packet->absent - 1);
 	if (route.kind == ROUTE_NONE)
 		return chosen(VERDICT_NO_ROUTE, NO_SLOT);
 	hash = hash_of(&packet->flow);
@@ -187,6 +193,13 @@ static __always_inline struct decision decide_transport(const struct vip *vip,
 	if (verdict == VERDICT_DROP_GATHERING)
 		return decided(verdict, DROP);
 	return for_target(slot, send_to(verdict, slot, packet));
+}
+
+static __always_inline void take_settings(struct packet *packet, const struct vip *vip)
+{
+	packet->udp_idle_ns = vip->udp_idle_ns;
+	packet->gathering_until = vip->gathering_until;
+	packet->absent = vip->absent;
 }
 
 /* Over the extension headers, to what follows. False: `decision` is made. */
@@ -290,8 +303,7 @@ static __always_inline struct decision decide_vip(struct frame *frame, const str
 		return decided(VERDICT_DISTRIBUTED, PASS);
 	if (is_fenced(vip))
 		return decide_fenced(vip, source);
-	packet->udp_idle_ns = vip->udp_idle_ns;
-	packet->gathering_until = vip->gathering_until;
+	take_settings(packet, vip);
 	return decide_ours(frame, vip, packet);
 }
 
@@ -351,8 +363,7 @@ static __always_inline struct decision decide_plain(struct frame *frame, struct 
 	if (is_peer(ethernet->h_source, vip) || is_fenced(vip) || !is_plain(frame, packet) ||
 	    !parse_plain(frame, packet))
 		return left;
-	packet->udp_idle_ns = vip->udp_idle_ns;
-	packet->gathering_until = vip->gathering_until;
+	take_settings(packet, vip);
 	return for_vip(vip, decide_transport(vip, packet));
 }
 

@@ -22,6 +22,7 @@ ROUTES = {
     Verdict.SELECTED: "distributed",
     Verdict.FALLBACK: "distributed",
     Verdict.HASHED: "distributed",
+    Verdict.ABSENT: "absent",
     Verdict.TABLE_FULL: "distributed",
     Verdict.ESTABLISHED: "connection",
     Verdict.NO_ROUTE: "none",

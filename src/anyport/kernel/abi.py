@@ -261,7 +261,7 @@ class Vip(LittleEndianStructure):
         ("address", Address),
         ("index", c_uint32),
         ("mac", c_uint8 * 6),
-        ("pad", c_uint16),
+        ("absent", c_uint16),
         ("gathering_until", c_uint32),
         ("udp_idle_ns", c_uint64),
     )
@@ -426,26 +426,27 @@ class Verdict(enum.IntEnum):
     SELECTED = 9
     FALLBACK = 10
     HASHED = 11
-    TABLE_FULL = 12
-    ICMP_ERROR = 13
-    FRAGMENT = 14
-    FRAGMENT_HELD = 15
-    FRAGMENTS_RELEASED = 16
-    MTU_LEARNT = 17
-    TOO_BIG = 18
-    NO_ROUTE = 19
-    OTHER_PROTOCOL = 20
-    DROP_FRAGMENT = 21
-    DROP_MALFORMED = 22
-    DROP_HEADERS = 23
-    DROP_ICMP = 24
-    DROP_TTL = 25
-    DROP_TOO_BIG = 26
-    DROP_ENCAPSULATION = 27
-    DROP_NO_PATH = 28
-    DROP_TABLE = 29
-    DROP_FENCED = 30
-    DROP_GATHERING = 31
+    ABSENT = 12
+    TABLE_FULL = 13
+    ICMP_ERROR = 14
+    FRAGMENT = 15
+    FRAGMENT_HELD = 16
+    FRAGMENTS_RELEASED = 17
+    MTU_LEARNT = 18
+    TOO_BIG = 19
+    NO_ROUTE = 20
+    OTHER_PROTOCOL = 21
+    DROP_FRAGMENT = 22
+    DROP_MALFORMED = 23
+    DROP_HEADERS = 24
+    DROP_ICMP = 25
+    DROP_TTL = 26
+    DROP_TOO_BIG = 27
+    DROP_ENCAPSULATION = 28
+    DROP_NO_PATH = 29
+    DROP_TABLE = 30
+    DROP_FENCED = 31
+    DROP_GATHERING = 32
 
 
 class Counter(LittleEndianStructure):

@@ -177,6 +177,17 @@ class DistributorKernel:
         """
         self._vips.gather(vip, _until(seconds) or 0)
 
+    def absent(self, vip: Address) -> int | None:
+        """The slot of `set_absent`."""
+        return self._vips.absent(vip)
+
+    def set_absent(self, vip: Address, slot: int | None) -> None:
+        """Whose host gets what is not known and no SYN, once nothing waits; None: nobody.
+
+        It stays with the VIP's row. No row: success.
+        """
+        self._vips.set_absent(vip, slot)
+
     def fenced(self, index: int) -> bool:
         """Whether another host was seen to announce the VIP since `unfence`."""
         return self._maps["fenced"].lookup(_u32(index)) != bytes(abi.Fence())

@@ -45,7 +45,7 @@ KEPT: Mapping[str, int] = {
 ANEW: Mapping[str, int] = {
     "events": 1,
     "listen_counters": 1,
-    "counters": 2,
+    "counters": 3,
     "fragments": 1,
     "held_fragments": 1,
     "learnt_mtus": 1,

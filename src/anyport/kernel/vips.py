@@ -36,17 +36,18 @@ class Vips:
     ) -> None:
         """In this row, whatever was there, and in no other. `udp_idle`: seconds.
 
-        `gathering_until`: as `gather` has it; None: as it was.
+        `gathering_until`: as `gather` has it; None: as it was. The absent host stays.
         """
         table = self._read()
+        former = table.rows[index] if table.rows[index].address.unpack() == vip else abi.Vip()
         if gathering_until is None:
-            row = table.rows[index]
-            gathering_until = row.gathering_until if row.address.unpack() == vip else 0
+            gathering_until = former.gathering_until
         _remove(table, vip)
         table.rows[index] = abi.Vip(
             abi.Address.of(vip),
             index,
             (c_uint8 * 6)(*mac),
+            absent=former.absent,
             gathering_until=gathering_until,
             udp_idle_ns=udp_idle * 10**9,
         )
@@ -59,9 +60,22 @@ class Vips:
         Absent: success.
         """
         table = self._read()
-        for row in table.rows:
-            if row.address.unpack() == vip:
-                row.gathering_until = until
+        for row in _rows_of(table, vip):
+            row.gathering_until = until
+        self._write(table)
+
+    def absent(self, vip: Address) -> int | None:
+        """The slot that `set_absent` has set; None: none."""
+        return next((row.absent - 1 for row in _rows_of(self._read(), vip) if row.absent), None)
+
+    def set_absent(self, vip: Address, slot: int | None) -> None:
+        """Whose host may have the connections that are not known; None: nobody.
+
+        No row of the VIP: success.
+        """
+        table = self._read()
+        for row in _rows_of(table, vip):
+            row.absent = 0 if slot is None else slot + 1
         self._write(table)
 
     def delete(self, vip: Address) -> None:
@@ -76,6 +90,10 @@ class Vips:
     def _write(self, table: abi.VipTable) -> None:
         table.used = len(list(itertools.dropwhile(_is_free, reversed(table.rows))))
         self._map.update(_KEY, bytes(table))
+
+
+def _rows_of(table: abi.VipTable, vip: Address) -> list[abi.Vip]:
+    return [row for row in table.rows if row.address.unpack() == vip]
 
 
 def _remove(table: abi.VipTable, vip: Address) -> None:
