@@ -25,11 +25,9 @@ GAP_SECONDS = 0.5
 NEAR_SECONDS = 1.0
 """Clocks are one, but what is seen on the wire is told up to so much later."""
 
-ABSENT_HOSTS_LOSE_CONNECTIONS_AT_A_TAKEOVER = True
-"""Who takes over asks the members for their connections. Those of a host whose lease has ended,
-though it is there and serves, may break: of a distributor that is cut off from etcd, of everybody
-when all leases ended together. To be removed if a takeover knows of hosts that are away: then
-this is False, and nothing else changes."""
+SEVERAL_ABSENT_HOSTS_LOSE_CONNECTIONS_AT_A_TAKEOVER = True
+"""Who takes over asks the members for their connections. What none of them has it takes for that of
+the host whose lease has ended; of several such, for one's, and the others' may break."""
 
 FLOWS_MOVE_AT_A_TAKEOVER = True
 """A host does not know its UDP flows, so who takes over cannot ask for them: they go where the
@@ -61,12 +59,7 @@ what its takeover does is a matter of its own, above."""
 CUTS = {"lan_cut"}
 """While it lasts, and until all is settled, a service that every host has may not be reached. No
 other fault may be seen by those who begin a connection to one: packets outlive all processes. The
-same holds for ports that bind(VIP, 0) gave, but for what is said next."""
-
-GIVEN_PORTS_WAIT_FOR_THEIR_HOST = True
-"""Who takes over routes the ports of bind(VIP, 0) only to hosts that are members just then: where
-all leases ended together, they are refused until their host is back. To be removed if a takeover
-knows of hosts that are away."""
+same holds for ports that bind(VIP, 0) gave."""
 
 REMOVES = {
     *("kill", "freeze", "stop", "upgrade", "away", "server_kill"),

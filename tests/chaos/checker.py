@@ -147,9 +147,7 @@ def _is_owed(history: History, protocol: str, port: int, span: Span) -> bool:
         return False
     if {listener.host for listener in known} == history.hosts:
         return True
-    return any(listener.zero for listener in known) and not (
-        bounds.GIVEN_PORTS_WAIT_FOR_THEIR_HOST and history.has_taken_over(span)
-    )
+    return any(listener.zero for listener in known)
 
 
 def _known_after(listener: Listener) -> float:

@@ -95,10 +95,14 @@ class History:
         return any(
             fault.span.overlaps(span) and self._breaks(fault, host, span) for fault in self.faults
         ) or (
-            bounds.ABSENT_HOSTS_LOSE_CONNECTIONS_AT_A_TAKEOVER
+            bounds.SEVERAL_ABSENT_HOSTS_LOSE_CONNECTIONS_AT_A_TAKEOVER
             and self.takes_over(span)
-            and (host is None or self.removes(host, span, bounds.REMOVES - {"drain"}))
+            and self._is_one_of_several_absent(host, span)
         )
+
+    def _is_one_of_several_absent(self, host: str | None, span: Span) -> bool:
+        absent = {one for one in self.hosts if self.removes(one, span)}
+        return len(absent) > 1 and (host is None or host in absent)
 
     def _breaks(self, fault: Fault, host: str | None, span: Span) -> bool:
         whose = bounds.BREAKS[fault.what]
@@ -145,11 +149,6 @@ class History:
     def takes_over(self, span: Span) -> bool:
         near = span.wider(bounds.NEAR_SECONDS, bounds.NEAR_SECONDS)
         return any(near.begin <= takeover.at <= near.end for takeover in self.takeovers)
-
-    def has_taken_over(self, span: Span) -> bool:
-        """Since all was steady last."""
-        begin = max((steady.end for steady in self.steady if steady.end <= span.begin), default=0.0)
-        return self.takes_over(Span(begin, span.end))
 
     def distributors(self, span: Span) -> set[str]:
         """All that were it during the span."""

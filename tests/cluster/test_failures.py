@@ -63,7 +63,7 @@ def test_a_distributor_without_etcd_leaves_the_vip_to_the_next(cluster: LabClust
         eventually(lambda: not cluster.noun("status", old)["registry"]["connected"], "it to notice")
         assert cluster.lab.client(witness).vip(VIP)["distributor"] == new
         assert "another machine on the LAN announced it" not in cluster.log(new)
-        assert_all_live([c for c in connections if c.greeting != old])
+        assert_all_live(connections)
     eventually(lambda: cluster.noun("status", old)["registry"]["connected"], "it to be back")
     eventually(lambda: cluster.lab.client(old).vip(VIP)["distributor"] == new, "it to see the new")
     cluster.await_targets(80, set(HOSTS))
@@ -219,26 +219,79 @@ def assert_refused(cluster: LabCluster, port: int) -> None:
 
 
 def test_all_daemons_are_away_for_longer_than_their_leases(cluster: LabCluster) -> None:
-    """The first that is back knows of nobody else: established connections go on all the same."""
+    """The former distributor is back alone: what others serve goes to them all the same."""
+    first, *_ = sorted(HOSTS, key=lambda host: host != cluster.distributor())
+    own, connections = serve_all(cluster)
+    kill_all(cluster)
+    assert_all_served(cluster, own, connections)
+    cluster.lab.start_daemon(first)
+    eventually(lambda: is_alone(cluster, first), f"{first} to be alone")
+    eventually(lambda: cluster.lab.client(first).vip(VIP)["distributor"], "it to distribute")
+    assert_all_live(connections)
+    assert reached(cluster, own) == list(HOSTS)
+    for host in {*HOSTS} - {first}:
+        cluster.lab.start_daemon(host)
+    cluster.await_targets(80, set(HOSTS))
+    assert_all_served(cluster, own, connections)
+
+
+def test_all_daemons_come_back_another_one_first(cluster: LabCluster) -> None:
+    """It would know nobody else's connections: it waits for the others for a while."""
+    old = cluster.distributor()
+    first, *others = sorted(HOSTS, key=lambda host: host == old)
+    own, connections = serve_all(cluster)
+    with cluster.downloads(80, 50):
+        kill_all(cluster)
+        cluster.lab.start_daemon(first)
+        eventually(lambda: is_alone(cluster, first), f"{first} to be alone")
+        for host in others:
+            cluster.lab.start_daemon(host)
+        cluster.await_targets(80, set(HOSTS))
+        eventually(lambda: cluster.lab.client(old).vip(VIP)["distributor"], "one to distribute")
+    assert_all_served(cluster, own, connections)
+
+
+def test_the_distributor_restarts_while_a_host_is_absent(cluster: LabCluster) -> None:
+    """Its ports are its own, and its connections too."""
+    here = cluster.distributor()
+    absent = min({*HOSTS} - {here})
+    own, connections = serve_all(cluster)
     etcd = LabEtcd(cluster)
+    cluster.lab.kill_daemon(absent)
+    eventually(lambda: f"/anyport/v1/hosts/{absent}/self" not in etcd.stored(), "its lease to end")
+    term = cluster.lab.client(here).vip(VIP)["term"]
+    cluster.lab.kill_daemon(here)
+    cluster.lab.start_daemon(here)
+    eventually(lambda: cluster.lab.client(here).vip(VIP)["term"] == term, "it to go on")
+    assert_all_live(connections)
+    assert reached(cluster, own) == list(HOSTS)
+
+
+def serve_all(cluster: LabCluster) -> tuple[list[int], list[Opened]]:
+    """A port that only each of HOSTS has, in their order, and connections to one that all have."""
+    own = [cluster[host].listen(VIP).port for host in HOSTS]
     for host in HOSTS:
         cluster[host].listen(VIP, 80)
     cluster.await_targets(80, set(HOSTS))
-    connections = [cluster.client.connect(VIP, 80) for _ in range(20)]
-    first, *others = sorted(HOSTS, key=lambda host: host != cluster.distributor())
+    eventually(lambda: reached(cluster, own) == list(HOSTS), "unique ports to be reached")
+    return own, [cluster.client.connect(VIP, 80) for _ in range(20)]
+
+
+def kill_all(cluster: LabCluster) -> None:
     for host in HOSTS:
         cluster.lab.kill_daemon(host)
+    etcd = LabEtcd(cluster)
     gone = {f"/anyport/v1/hosts/{host}/self" for host in HOSTS}
     eventually(lambda: gone.isdisjoint(etcd.stored()), "their leases to end")
+
+
+def reached(cluster: LabCluster, ports: list[int]) -> list[str]:
+    return [cluster.client.fetch(VIP, port, 1)[0] for port in ports]
+
+
+def assert_all_served(cluster: LabCluster, own: list[int], connections: list[Opened]) -> None:
     assert_all_live(connections)
-    assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
-    cluster.lab.start_daemon(first)
-    eventually(lambda: is_alone(cluster, first), f"{first} to be alone")
-    assert_all_live(connections)
-    for host in others:
-        cluster.lab.start_daemon(host)
-    cluster.await_targets(80, set(HOSTS))
-    assert_all_live(connections)
+    assert reached(cluster, own) == list(HOSTS)
     assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
 
 

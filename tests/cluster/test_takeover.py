@@ -66,7 +66,7 @@ def die(cluster: LabCluster, host: str) -> None:
 
 
 def kill(cluster: LabCluster, host: str) -> None:
-    """The daemon alone: its packet program goes on till it hears of another."""
+    """The daemon alone: its packet program goes on till it hears of another; its host serves."""
     cluster.lab.kill_daemon(host, signal.SIGKILL)
 
 
@@ -92,7 +92,8 @@ def taken_over(cluster: LabCluster, old: str, vip: str) -> str:
 
 def gathered(cluster: LabCluster, host: str, vip: str) -> bool:
     """Whether it has, of its latest term."""
-    said = cluster.log(host).rpartition(f"vip {vip}: distributing")[2]
+    term = cluster.lab.client(host).vip(vip)["term"]
+    said = cluster.log(host).partition(f"vip {vip}: distributing, term {term},")[2]
     return f"vip {vip}: connections of" in said
 
 
@@ -122,10 +123,16 @@ def begun(cluster: LabCluster, host: str, vip: str, port: int, count: int = DOWN
         (VIP, "hash", die),
         (VIP6, "round-robin", die),
         (VIP, "round-robin", kill),
+        (VIP, "hash", kill),
+        (VIP6, "round-robin", kill),
         (VIP, "round-robin", stop),
         (VIP6, "hash", stop),
     ],
-    ids=["round-robin", "hash", "ipv6", "daemon", "polite", "ipv6-hash-polite"],
+    ids=[
+        *("round-robin", "hash", "ipv6"),
+        *("daemon", "daemon-hash", "daemon-ipv6"),
+        *("polite", "ipv6-hash-polite"),
+    ],
 )
 def test_no_download_is_lost(
     cluster: LabCluster, vip: str, port: int, method: str, leave: Any
@@ -133,7 +140,7 @@ def test_no_download_is_lost(
     """And those that have begun through the former distributor till its very end are among them."""
     cluster.lab.client("host1").set_vip(vip, method=method)
     old = cluster.distributor(vip)
-    targets = HOSTS if leave is stop else sorted(set(HOSTS) - {old})
+    targets = sorted(set(HOSTS) - {old}) if leave is die else HOSTS
     for host in targets:
         cluster[host].do("serve", address=vip, port=port, length=LENGTH)
         cluster[host].listen(vip, port + 1)
@@ -150,6 +157,32 @@ def test_no_download_is_lost(
     assert set(told["served"]) == set(targets)
     assert set(served) <= set(targets)
     assert "not said within" not in cluster.log(new)
+
+
+def test_an_absent_host_is_asked_when_it_is_back(cluster: LabCluster, port: int) -> None:
+    """Its daemon was away for longer than its lease, while another host took over. What nobody
+    knows goes there till then; what its listeners had is known from then on."""
+    cluster.lab.client("host1").set_vip(VIP, method="round-robin")
+    old = cluster.distributor()
+    other = min(set(HOSTS) - {old})
+    listener = cluster[old].listen(VIP, port)
+    cluster.await_targets(port, {old})
+    spoken, silent = (cluster.client.connect(VIP, port) for _ in range(2))
+    cluster[other].listen(VIP, port)
+    cluster.await_targets(port, {old, other})
+    kill(cluster, old)
+    new = taken_over(cluster, old, VIP)
+    assert spoken.say("it is away") == "it is away"
+    assert set(cluster.client.fetch(VIP, port, 10)) == {other}
+    assert f"vip {VIP}: connections that nobody knows go to {old}" in cluster.log(new)
+    revive(cluster, old)
+    said = f"vip {VIP}: connections that nobody knows go to no host"
+    eventually(lambda: said in cluster.log(new), "it to have said what it has")
+    listener.close()
+    cluster.await_targets(port, {other})
+    assert silent.say("it is back") == "it is back"
+    known = {row["client_port"]: row["host"] for row in cluster.noun("connections", new)}
+    assert (known[spoken.port], known[silent.port]) == (old, old)
 
 
 def test_half_open_connections_are_known(cluster: LabCluster, port: int) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from ipaddress import ip_address
 
 import pytest
@@ -26,8 +26,9 @@ class World:
         self.definition = Definition(VIP)
         self.entered: list[tuple[str, bytes]] = []
         self.done: list[Address] = []
+        self.mute: list[str] = []
         self.answer = Entered(0, 0)
-        self.gatherings = Gatherings(self.cluster, self.enter, self.done.append)
+        self.gatherings = Gatherings(self.cluster, self.enter, self.known)
 
     def cluster(self) -> Cluster:
         return Cluster(9, {}, self.hosts, {}, {}, {}, {}, connections=self.said)
@@ -37,6 +38,10 @@ class World:
         self.entered.append((host, rows))
         return self.answer
 
+    def known(self, vip: Address, mute: Collection[str]) -> None:
+        self.done.append(vip)
+        self.mute += mute
+
     def say(self, host: str, number: int, pieces: int, rows: bytes, term: int = TERM) -> None:
         self.said.setdefault((VIP, host), {})[number] = ConnectionsPiece(host, term, pieces, rows)
         self.follow()
@@ -45,10 +50,10 @@ class World:
         self.gatherings.follow(VIP, self.definition)
 
 
-def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
+def in_world(scenario: Callable[[World], Awaitable[None]], seconds: float = 600.0) -> None:
     async def run() -> None:
         world = World()
-        world.gatherings.begin(VIP, TERM, world.definition)
+        world.gatherings.begin(VIP, TERM, world.definition, seconds)
         await scenario(world)
         world.gatherings.end(VIP)
 
@@ -101,20 +106,17 @@ def test_a_host_that_goes_is_waited_for_no_more() -> None:
     in_world(scenario)
 
 
-def test_what_nobody_has_looked_at_is_entered_at_the_deadline(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_nobody_has_looked_at_is_entered_at_the_deadline() -> None:
     """The loop takes other VIPs meanwhile."""
-    monkeypatch.setattr("anyport.distributor.gathering.LONGEST_SECONDS", 0.0)
 
     async def scenario(world: World) -> None:
         world.said[VIP, "a"] = {0: ConnectionsPiece("a", TERM, 1, b"all")}
         for _ in range(3):  # the timer is due at once
             await asyncio.sleep(0)
-        assert world.done == [VIP]
+        assert (world.done, world.mute) == ([VIP], ["b"])
         assert world.entered == [("a", b"all")]
 
-    in_world(scenario)
+    in_world(scenario, seconds=0.0)
 
 
 def test_an_ended_tenure_enters_nothing() -> None:

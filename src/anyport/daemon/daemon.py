@@ -158,6 +158,7 @@ class Daemon:
             self._mirror,
             self._publisher,
             self._membership,
+            state.known_hosts(config),
         )
         await self._ready_or_failed(agent.start())
         await self._ready_or_failed(distributor.start())

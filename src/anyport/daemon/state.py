@@ -26,6 +26,11 @@ def sysctls(config: Config) -> Path:
     return Path(config.daemon.state) / "sysctls.json"
 
 
+def known_hosts(config: Config) -> Path:
+    """Where the distributor keeps which hosts were members."""
+    return Path(config.daemon.state) / "hosts.json"
+
+
 def reserved_ports(config: Config) -> Path:
     """Where the agent keeps which ports it has reserved."""
     return Path(config.daemon.state) / "reserved_ports.json"

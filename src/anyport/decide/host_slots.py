@@ -35,6 +35,9 @@ class HostSlots:
     def get(self, host: str) -> int | None:
         return self._slots.get(host)
 
+    def host(self, slot: int) -> str | None:
+        return next((host for host, its in self._slots.items() if its == slot), None)
+
     def update(self, hosts: Mapping[str, HostRow], referenced: Callable[[], int]) -> list[SetHost]:
         """Gives each of `hosts` a slot and the kernel its row; the rest have departed.
 

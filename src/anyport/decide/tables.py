@@ -116,6 +116,9 @@ class Tables:
     def slot(self, host: str) -> int | None:
         return self._slots.get(host)
 
+    def host(self, slot: int) -> str | None:
+        return self._slots.host(slot)
+
     def programmed(self, vip_index: int) -> Mapping[PortKey, RouteRow]:
         """The rows of one VIP but those without a route."""
         return self._routes[vip_index]

@@ -75,8 +75,8 @@ class Candidacies:
         published = cluster.distributing.values()
         return elect(definition, cluster.candidacies.values(), cluster.hosts, published)
 
-    def drained(self) -> set[str]:
-        return {name for name, host in self._mirror.cluster.hosts.items() if not is_active(host)}
+    def active(self) -> set[str]:
+        return {name for name, host in self._mirror.cluster.hosts.items() if is_active(host)}
 
     def _successor(self, vip: Address) -> str | None:
         definition, cluster = self._definitions().get(vip), self._mirror.cluster

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from anyport.config import Config
 from anyport.decide import routes as rules
 from anyport.decide.election import next_term
 from anyport.decide.tables import HostRow
+from anyport.distributor.absent import AbsentHosts, Returning
 from anyport.distributor.candidacies import Candidacies
-from anyport.distributor.gathering import WAITING_SECONDS, Gatherings
+from anyport.distributor.gathering import LONGEST_SECONDS, WAITING_SECONDS, Gatherings
 from anyport.distributor.handover import Handover, until
 from anyport.distributor.hops import Choices, Paths
 from anyport.distributor.lan import Lan
@@ -23,12 +25,13 @@ from anyport.distributor.peers import peers
 from anyport.distributor.programmer import Programmer
 from anyport.distributor.quarantine import Quarantine
 from anyport.distributor.rivals import Rivals
+from anyport.distributor.unheard import Unheard
 from anyport.errors import RegistryError
 from anyport.kernel.connections import ConnectionRow
 from anyport.kernel.distribute import DistributorKernel
 from anyport.kernel.netlink import Interface
 from anyport.kernel.routes import Routes
-from anyport.model import Definition, Distributing, PortKey
+from anyport.model import Definition, Distributing, Host, PortKey
 from anyport.model.definition import Address
 from anyport.registry import values
 from anyport.registry.base import Registry
@@ -56,12 +59,20 @@ class Distributor:
         mirror: Mirror,
         publisher: Publisher,
         membership: Membership,
+        known_hosts: Path,
     ) -> None:
+        """`known_hosts`: a file, see AbsentHosts."""
         self.host = config.host.name
         self._config = config
         self._kernel = kernel
         self._interface = interface
-        self._paths = Paths(config.host.described(), interface.index, routes, mirror)
+        clock = asyncio.get_running_loop().time
+        quarantine = config.blocks.quarantine
+        self._absent = AbsentHosts(self.host, known_hosts, quarantine, clock)
+        self._returning = Returning(self._absent, clock)
+        self._unheard = Unheard(mirror, self._absent, quarantine, clock)
+        here = config.host.described()
+        self._paths = Paths(here, interface.index, routes, self._all_hosts)
         routes.on_change(self._routes_changed)
         self._registry = registry
         self._mirror = mirror
@@ -72,11 +83,11 @@ class Distributor:
         self.offices: dict[Address, Office] = {}
         self.problems: dict[str, str] = {}
         self._hosts: dict[str, HostRow] = {}
-        self._drained: set[str] = set()
+        self._active: set[str] = set()
         self._candidacies = Candidacies(
             config, routes, mirror, publisher, lambda: self.offices.keys()
         )
-        self._quarantine = Quarantine(self.host, config.blocks.quarantine, registry, mirror)
+        self._quarantine = Quarantine(self.host, quarantine, registry, mirror)
         self._lan = Lan(interface, self._holds, self._vip_problem)
         self._rivals = Rivals(
             self.host, registry, mirror, self._lan, interface.mac, self._vip_problem
@@ -85,7 +96,7 @@ class Distributor:
             lambda vip: self.programmer.fenced(vip),
             lambda vip, mac: self.programmer.fence(vip, mac),
             self._close,
-            asyncio.get_running_loop().time,
+            clock,
         )
         self._gatherings = Gatherings(
             lambda: self._mirror.cluster, lambda *said: self.programmer.enter(*said), self._gathered
@@ -96,12 +107,13 @@ class Distributor:
     async def start(self) -> None:
         """Adopts what the kernel has; nothing is decided before the first complete listing."""
         await self._subscription.changed()
-        hosts = self._mirror.cluster.hosts.items()
+        self._absent.follow(self._mirror.cluster.hosts)
+        hosts = self._all_hosts().items()
         names = {address: name for name, host in hosts for address in host.addresses}
         self.programmer = Programmer(self._kernel, names)
         self._handover.unwatched(self.programmer.vips.keys())
         self._hosts = await self._paths.host_rows()
-        self._drained = self._candidacies.drained()
+        self._active = self._candidacies.active()
         self._tell_peers()
         self._candidacies.stand()
         for (vip, host), mine in self._mirror.cluster.distributing.items():
@@ -137,15 +149,17 @@ class Distributor:
             await self._react(touched)
 
     async def _react(self, touched: Touched) -> None:
+        if touched.hosts:
+            self._absent.follow(self._mirror.cluster.hosts)
         hosts = await self._paths.host_rows() if touched.hosts else self._hosts
         if touched.definitions or touched.hosts:
             self._candidacies.stand()
             for vip in touched.definitions - self._mirror.cluster.definitions.keys():
                 self._candidacies.withdraw(vip)
-        drained = self._candidacies.drained()
-        changed = (hosts, drained) != (self._hosts, self._drained)
+        active = self._candidacies.active()
+        changed = (hosts, active) != (self._hosts, self._active)
         moved = {vip for vip in self.offices if changed or vip in touched.claims}
-        self._hosts, self._drained = hosts, drained
+        self._hosts, self._active = hosts, active
         if touched.first:
             moved |= self.offices.keys()
         for vip in moved | (touched.definitions & self.offices.keys()):
@@ -157,8 +171,21 @@ class Distributor:
         self._follow_gatherings({*gathered, *touched.connections})
         if touched.definitions or touched.hosts:
             self._tell_peers()
+        if touched.hosts or touched.definitions:
+            self._follow_absent()
         if touched.definitions or touched.candidacies or touched.distributing or touched.hosts:
             await self._elections(self._vips())
+
+    def _waits(self, vip: Address, awaited: Collection[str]) -> bool:
+        """For hosts that may have its listeners and connections; not with what this host has gone
+        on distributing."""
+        cluster = self._mirror.cluster
+        allows = cluster.definitions[vip].allows
+        return (vip, self.host) not in cluster.distributing and any(map(allows, awaited))
+
+    def _all_hosts(self) -> dict[str, Host]:
+        """The members, and those that were: what is theirs alone goes to them."""
+        return {**self._absent.hosts, **self._mirror.cluster.hosts}
 
     def _vips(self) -> set[Address]:
         return {*self._mirror.cluster.definitions, *self.offices, *self.programmer.vips}
@@ -167,17 +194,20 @@ class Distributor:
         for vip in vips:
             if not self._membership.is_seen_in(self._mirror.cluster):
                 return  # the lease was lost, and what others did meanwhile is yet to be seen
+            awaited = self._returning.awaited()  # from its joining on, elected or not
             elected = self._candidacies.elected(vip)
             if elected == self.host and vip not in self.offices:
-                await self._take_office(vip)
-                self._follow_gatherings(self.offices)
+                if not self._waits(vip, awaited):
+                    await self._take_office(vip)
+                    self._follow_gatherings(self.offices)
             elif elected != self.host:
                 self._resign(vip, elected)
 
     @property
     def choices(self) -> Choices:
         """How this host sends to each, and why so."""
-        return self._paths.choices
+        members = self._mirror.cluster.hosts
+        return {name: c for name, c in self._paths.choices.items() if name in members}
 
     def why_no_candidate(self, definition: Definition) -> str | None:
         """None: this host is one."""
@@ -204,30 +234,57 @@ class Distributor:
             return  # the lease went meanwhile, and with it the publication
         self._tell_peers()
         self._lan.hear(vip)
-        self.programmer.answer(definition, self._interface.mac, WAITING_SECONDS if gathers else 0)
+        self._answer(definition, gathers)
         office.answering = True
         log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)
         self._lan.announce(vip)
         if gathers:
-            self._gather(office)
+            self._gather(office, LONGEST_SECONDS)
 
-    def _gather(self, office: Office) -> None:
+    def _answer(self, definition: Definition, gathers: bool) -> None:
+        vip, mac = definition.vip, self._interface.mac
+        if gathers:
+            self._unheard.begin(vip)
+        else:
+            self._unheard.resume(vip, self.programmer.stand_in(vip))
+        self.programmer.answer(definition, mac, WAITING_SECONDS if gathers else 0)
+        self.programmer.set_stand_in(vip, self._unheard.stand_in(vip, definition))
+
+    def _gather(self, office: Office, seconds: float) -> None:
         """Asked for after the announcement: what the former distributor has let through until
-        then, the hosts know by now."""
+        then, the hosts know by now. `seconds`: to answer in."""
         office.published = replace(office.published, gathering=True)
         self._say(office)
-        self._gatherings.begin(office.vip, office.published.term, office.definition)
+        self._gatherings.begin(office.vip, office.published.term, office.definition, seconds)
         self._gatherings.follow(office.vip, office.definition)
 
     def _follow_gatherings(self, vips: Iterable[Address]) -> None:
         for vip in self.offices.keys() & {*vips}:
             self._gatherings.follow(vip, self.offices[vip].definition)
 
-    def _gathered(self, vip: Address) -> None:
-        self.programmer.gather(vip, 0)
+    def _gathered(self, vip: Address, mute: Collection[str]) -> None:
         office = self.offices[vip]
+        self._unheard.heard(vip, mute)
+        self._set_stand_in(office)
+        self.programmer.gather(vip, 0)
         office.published = replace(office.published, gathering=False)
         self._say(office)
+
+    def _follow_absent(self) -> None:
+        """Who has gone may have what nobody knows; who is back is asked."""
+        for office in [office for office in self.offices.values() if office.answering]:
+            self._set_stand_in(office)
+            seconds = self._unheard.left(office.vip)
+            if seconds and not self._gatherings.is_pending(office.vip):
+                self._gather(office, seconds)
+
+    def _set_stand_in(self, office: Office) -> None:
+        vip = office.vip
+        former = self.programmer.stand_in(vip)
+        host = self._unheard.stand_in(vip, office.definition)
+        if host != former:
+            self.programmer.set_stand_in(vip, host)
+            log.info("vip %s: connections that nobody knows go to %s", vip, host or "no host")
 
     def _lose_offices(self) -> None:
         """The lease went, and with it what was published: another host may have been elected.
@@ -237,14 +294,17 @@ class Distributor:
             self._publisher.delete(str(DistributingKey(self.host, vip)))
             self._lan.stop_announcing(vip)
             self._gatherings.end(vip)
+            self._unheard.end(vip)
             log.warning("vip %s: term %d ended with the lease", vip, office.published.term)
         self._handover.unwatched(self.offices.keys())
         self.offices.clear()
+        self._returning.joined()
 
     def _resign(self, vip: Address, elected: str | None) -> None:
         """Another host has the VIP, or nobody is to have it."""
         office = self.offices.pop(vip, None)
         self._gatherings.end(vip)
+        self._unheard.end(vip)
         self._publisher.delete(str(DistributingKey(self.host, vip)))
         if office is not None:
             office.ended = True
@@ -320,6 +380,9 @@ class Distributor:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._handover.tick()
+            if self._absent.follow(self._mirror.cluster.hosts) or self._returning.is_over():
+                self._subscription.add(Touched(hosts={self.host}))
+            self._follow_absent()
             try:
                 for office in list(self.offices.values()):
                     await self._rivals.check_fence(office, self.programmer)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from anyport.decide.gathering import missing
@@ -17,8 +17,8 @@ from anyport.model.definition import Address
 log = logging.getLogger(__name__)
 
 LONGEST_SECONDS = 2.0
-"""For hosts to answer. Who has not by then is cut off, or its daemon is away: its connections are
-found by the hash alone, or are reset, which to their clients is better than silence."""
+"""For hosts to answer while unknown connections wait. Who has not by then is cut off, or its
+daemon is away or busy: what nobody has said is its own is taken to be its."""
 
 WAITING_SECONDS = LONGEST_SECONDS + 0.5
 """For unknown connections in the kernel, which ends it by itself should nobody else."""
@@ -29,6 +29,7 @@ class _Gathering:
     """Of one VIP. `entered`: host and number of the pieces that were."""
 
     term: int
+    seconds: float
     began: float
     deadline: asyncio.TimerHandle
     entered: set[tuple[str, int]] = field(default_factory=set)
@@ -43,20 +44,21 @@ class Gatherings:
         self,
         cluster: Callable[[], Cluster],
         enter: Callable[[Address, str, bytes], Entered],
-        done: Callable[[Address], None],
+        done: Callable[[Address, Collection[str]], None],
     ) -> None:
-        """`enter` gets a host's rows; `done` is told when a VIP's connections are known, as far
-        as they can be."""
+        """`enter` gets a host's rows; `done` is told when a VIP's connections are known, but
+        those of these members."""
         self._cluster = cluster
         self._enter_rows = enter
         self._done = done
         self._pending: dict[Address, _Gathering] = {}
 
-    def begin(self, vip: Address, term: int, definition: Definition) -> None:
-        """It has just been asked for; unknown connections wait since `Programmer.answer`."""
+    def begin(self, vip: Address, term: int, definition: Definition, seconds: float) -> None:
+        """It has just been asked for; hosts have `seconds` to answer."""
+        self.end(vip)
         loop = asyncio.get_running_loop()
-        deadline = loop.call_later(LONGEST_SECONDS, self._give_up, vip, definition)
-        self._pending[vip] = _Gathering(term, loop.time(), deadline)
+        deadline = loop.call_later(seconds, self._give_up, vip, definition)
+        self._pending[vip] = _Gathering(term, seconds, loop.time(), deadline)
 
     def follow(self, vip: Address, definition: Definition) -> None:
         """Pieces came, or hosts did or went, or the definition is another."""
@@ -65,7 +67,10 @@ class Gatherings:
             return
         self._enter(vip, gathering, definition)
         if not missing(vip, gathering.term, definition, self._cluster()):
-            self._finish(vip, gathering)
+            self._finish(vip, gathering, ())
+
+    def is_pending(self, vip: Address) -> bool:
+        return vip in self._pending
 
     def end(self, vip: Address) -> None:
         """The tenure ended first, or nothing was asked for."""
@@ -87,17 +92,19 @@ class Gatherings:
     def _give_up(self, vip: Address, definition: Definition) -> None:
         gathering = self._pending[vip]
         self._enter(vip, gathering, definition)  # what came while others' VIPs were taken
-        late = ", ".join(sorted(missing(vip, gathering.term, definition, self._cluster())))
-        seconds = LONGEST_SECONDS
+        late = sorted(missing(vip, gathering.term, definition, self._cluster()))
         log.warning(
-            "vip %s: not said within %.0f s which connections they have: %s", vip, seconds, late
+            "vip %s: not said within %.0f s which connections they have: %s",
+            vip,
+            gathering.seconds,
+            ", ".join(late),
         )
-        self._finish(vip, gathering)
+        self._finish(vip, gathering, late)
 
-    def _finish(self, vip: Address, gathering: _Gathering) -> None:
+    def _finish(self, vip: Address, gathering: _Gathering, mute: Collection[str]) -> None:
         self.end(vip)
         _tell(vip, gathering)
-        self._done(vip)
+        self._done(vip, mute)
 
 
 def _tell(vip: Address, gathering: _Gathering) -> None:

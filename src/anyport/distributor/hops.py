@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from anyport.decide.paths import Choice, RouteTo, choices
 from anyport.decide.rows import HostRow, Path
 from anyport.kernel.routes import Routes
 from anyport.model import Host
 from anyport.model.definition import Address
-from anyport.registry.mirror import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +56,23 @@ def _end(choice: Choice) -> tuple[int, Address | None]:
 class Paths:
     """How this host sends to each of the others."""
 
-    def __init__(self, here: Host, interface_index: int, routes: Routes, mirror: Mirror) -> None:
+    def __init__(
+        self,
+        here: Host,
+        interface_index: int,
+        routes: Routes,
+        hosts: Callable[[], Mapping[str, Host]],
+    ) -> None:
         self._here = here
         self._interface_index = interface_index
         self._routes = routes
-        self._mirror = mirror
+        self._hosts = hosts
         self.choices: Choices = {}
 
     async def host_rows(self) -> dict[str, HostRow]:
         """Of the hosts as they were before the look-up: those that come meanwhile have a turn
         of their own."""
-        hosts = dict(self._mirror.cluster.hosts)
+        hosts = dict(self._hosts())
         await self._routes.know_hosts(hosts)
         chosen = all_choices(hosts, self._here, self._routes.to, self._interface_index)
         tell_changes(self.choices, chosen)

@@ -96,6 +96,15 @@ class Programmer:
         """For so long packets of connections that are not known wait; 0: no longer."""
         self._kernel.gather(vip, seconds)
 
+    def set_stand_in(self, vip: Address, host: str | None) -> None:
+        """Who gets them then; None, or a host without a slot: the hash decides."""
+        self._kernel.set_absent(vip, None if host is None else self.slot(host))
+
+    def stand_in(self, vip: Address) -> str | None:
+        """As the kernel has it; None: nobody, or nobody that is known."""
+        slot = self._kernel.absent(vip)
+        return None if slot is None else self._tables.host(slot)
+
     def enter(self, vip: Address, host: str, rows: bytes) -> Entered:
         """What a host says are its connections; none of a host that has no slot."""
         slot = self.slot(host)

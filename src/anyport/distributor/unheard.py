@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts that have not said which connections they have, since this host took a VIP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from anyport.decide.absent import stand_in
+from anyport.distributor.absent import AbsentHosts
+from anyport.model import Definition
+from anyport.model.definition import Address
+from anyport.registry.mirror import Mirror
+
+
+@dataclass
+class _Tenure:
+    """`asked`: who may be among `unheard` yet."""
+
+    until: float
+    unheard: set[str]
+    asked: set[str] = field(default_factory=set)
+    stand_in: str | None = None
+
+
+class Unheard:
+    """What nobody says is its own may be theirs (docs/adr/0018)."""
+
+    def __init__(
+        self, mirror: Mirror, hosts: AbsentHosts, seconds: float, clock: Callable[[], float]
+    ) -> None:
+        """`seconds`: for so long after a takeover."""
+        self._mirror = mirror
+        self._hosts = hosts
+        self._seconds = seconds
+        self._clock = clock
+        self._tenures: dict[Address, _Tenure] = {}
+
+    def begin(self, vip: Address) -> None:
+        """All members are asked; who is absent should be."""
+        until = self._clock() + self._seconds
+        asked = set(self._mirror.cluster.hosts)
+        self._tenures[vip] = _Tenure(until, set(self._hosts.absent), asked)
+
+    def resume(self, vip: Address, host: str | None) -> None:
+        """As a former daemon of this host has left it: `host` stands in."""
+        until = self._clock() + self._seconds
+        self._tenures[vip] = _Tenure(until, {host} if host else set(), stand_in=host)
+
+    def end(self, vip: Address) -> None:
+        self._tenures.pop(vip, None)
+
+    def heard(self, vip: Address, mute: Collection[str]) -> None:
+        """All members but these have said what they have."""
+        tenure = self._tenures[vip]
+        tenure.unheard = (tenure.unheard | tenure.asked) & {*self._hosts.absent, *mute}
+
+    def left(self, vip: Address) -> float:
+        """For how many seconds hosts that are there may be asked again; 0: there are none."""
+        tenure = self._tenures[vip]
+        there = tenure.unheard & self._mirror.cluster.hosts.keys()
+        return max(0.0, tenure.until - self._clock()) if there else 0.0
+
+    def stand_in(self, vip: Address, definition: Definition) -> str | None:
+        """Who gets the segments of connections that nobody knows; None: the hash decides."""
+        tenure = self._tenures[vip]
+        if self._clock() >= tenure.until:
+            tenure.unheard.clear()
+        tenure.unheard &= {*self._hosts.absent, *self._mirror.cluster.hosts}
+        allowed = {host for host in tenure.unheard if definition.allows(host)}
+        tenure.stand_in = stand_in(allowed, self._hosts.absent, tenure.stand_in)
+        return tenure.stand_in
