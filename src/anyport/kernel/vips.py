@@ -39,16 +39,14 @@ class Vips:
         `gathering_until`: as `gather` has it; None: as it was. The absent host stays.
         """
         table = self._read()
-        former = table.rows[index] if table.rows[index].address.unpack() == vip else abi.Vip()
-        if gathering_until is None:
-            gathering_until = former.gathering_until
+        gathers_until, absent = _of_takeover(table.rows[index], vip)  # the row is cleared below
         _remove(table, vip)
         table.rows[index] = abi.Vip(
             abi.Address.of(vip),
             index,
             (c_uint8 * 6)(*mac),
-            absent=former.absent,
-            gathering_until=gathering_until,
+            absent=absent,
+            gathering_until=gathers_until if gathering_until is None else gathering_until,
             udp_idle_ns=udp_idle * 10**9,
         )
         table.known[index] = abi.Address.of(vip)
@@ -94,6 +92,11 @@ class Vips:
 
 def _rows_of(table: abi.VipTable, vip: Address) -> list[abi.Vip]:
     return [row for row in table.rows if row.address.unpack() == vip]
+
+
+def _of_takeover(row: abi.Vip, vip: Address) -> tuple[int, int]:
+    """Until when the VIP gathers, and its `absent`, if the row is its own."""
+    return (row.gathering_until, row.absent) if row.address.unpack() == vip else (0, 0)
 
 
 def _remove(table: abi.VipTable, vip: Address) -> None:
