@@ -140,12 +140,18 @@ def arrange(twin: Twin, world: str) -> None:
         twin.change(_selection(index, random.randrange(2), table))
     known = {PEER: random.sample(list(VIPS.values()), random.randrange(3))}
     twin.change(lambda world: world.kernel.set_peers(known))
+    for vip in VIPS:
+        twin.change(_absent(vip, random.choice([None, random.choice(SLOTS)])))
     twin.count()
 
 
 def _unfence(world: World) -> None:
     for index in VIPS.values():
         world.kernel.unfence(index)
+
+
+def _absent(vip: Address, slot: int | None) -> Callable[[World], None]:
+    return lambda world: world.kernel.set_absent(vip, slot)
 
 
 def _host(slot: int, row: HostRow) -> Callable[[World], None]:

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from tests.packet import world as w
-from tests.packet.world import DROPPED, PASSED, REDIRECTED, VIP, VIP6, World
+from tests.packet.world import DROPPED, PASSED, REDIRECTED, VIP, VIP6, Outcome, World
 from tests.support import neighbours
 from tests.support.packets import arp, one_hop_on
 
@@ -59,10 +59,11 @@ def check(shared: World, case: Case) -> None:
         judge(world, case)
 
 
-def judge(world: World, case: Case) -> None:
+def judge(world: World, case: Case) -> Outcome:
     outcome = world.run(case.frame)
     assert (outcome.verdict, outcome.action) == (case.verdict, case.action)
     assert (outcome.row is None) == (case.verdict in ("not_ours", "mtu_learnt"))
     if case.action == REDIRECTED and not case.verdict.endswith("_replied"):
         assert outcome.slot in (w.A, w.B, w.TUNNEL, w.CROSSED)
     assert outcome.out.hex() == (case.frame if case.out is None else case.out).hex()
+    return outcome

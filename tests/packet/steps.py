@@ -126,6 +126,13 @@ gatherings = st.builds(
     vips,
     st.sampled_from([0, 100_000]),
 )
+absences = st.builds(
+    lambda vip, slot: change(
+        f"{vip}: {slot} is absent", lambda world: world.kernel.set_absent(vip, slot)
+    ),
+    vips,
+    st.one_of(st.none(), slots),
+)
 
 
 def _entered(vip: Address, slot: int, client_port: int, port: int) -> Step:
@@ -172,7 +179,7 @@ def lives(draw: st.DrawFn) -> list[Step]:
     routed = st.builds(_routed, *map(st.just, (VIPS[vip], port, protocol)), routes)
     idle = st.builds(_vip, st.just(vip), st.just(MAC), st.sampled_from(IDLE))
     entered = st.builds(_entered, st.just(vip), slots, st.just(5000), st.just(port))
-    changed = mixed(routed, routed, idle, gatherings, entered)
+    changed = mixed(routed, routed, idle, gatherings, absences, entered)
     turns = mixed(sent, sent, sent, passages, changed)
     return draw(st.lists(turns, min_size=4, max_size=20))
 
@@ -188,6 +195,7 @@ CHANGES: SearchStrategy[Step] = mixed(
     peers,
     handovers,
     gatherings,
+    absences,
     entries,
     passages,
 )

@@ -57,6 +57,19 @@ def test_by_vip_route_path_target_and_reason(world: World, rows: CounterRows) ->
     assert rows.summary() == {"to_targets": 5, "passed": 2, "answered": 0, "dropped": 2}
 
 
+def test_to_the_absent_host(world: World, rows: CounterRows) -> None:
+    world.kernel.set_absent(VIP, w.A)
+    world.send(segment(w.TURNS, ACK), segment(w.CLOSED, ACK), segment(w.CLOSED))
+    world.kernel.set_absent(VIP, w.NO_PATH)
+    world.send(segment(w.CLOSED, ACK))
+    assert told(rows.packets()) == [
+        (str(VIP), "absent", "l2", "a", "absent", 2),
+        (str(VIP), None, None, "10.0.0.4", "drop_no_path", 1),
+        (str(VIP), "none", None, None, "no_route", 1),
+    ]
+    assert rows.summary() == {"to_targets": 2, "passed": 1, "answered": 0, "dropped": 1}
+
+
 def test_what_went_to_a_host_that_is_no_more_is_not_the_next_ones(
     world: World, rows: CounterRows
 ) -> None:

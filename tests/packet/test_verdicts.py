@@ -457,6 +457,7 @@ def test_each_verdict_has_a_case() -> None:
     seen = {case.verdict for cases in tables for case in cases}
     in_sequence = {
         "established",
+        "absent",
         "fragment",
         "fragments_released",
         "distributed",

@@ -127,6 +127,7 @@ class World:
         for vip, index in VIPS.items():
             self.kernel.set_routes(index, rows)
             self.kernel.set_vip(vip, index, MAC, gathering=0)
+            self.kernel.set_absent(vip, None)
 
     def close(self) -> None:
         self.kernel.close()

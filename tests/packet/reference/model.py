@@ -108,7 +108,7 @@ class Model:
             raise dropped("drop_table")
         return self.tables.routes[vip.row].get((flow.protocol, flow.port), NO_ROUTE)
 
-    # ---- 5-9: to whom? ----
+    # ---- 5-10: to whom? ----
 
     def _target_of(self, sent: Sent, route: RouteRow, vip: Vip) -> tuple[str, int | None]:
         if route.kind == RouteKind.UNIQUE:
@@ -119,6 +119,8 @@ class Model:
             return "established", slot
         if vip.gathering and not sent.opens and not sent.resets:
             raise dropped("drop_gathering")
+        if vip.absent is not None and not sent.opens:
+            return "absent", vip.absent
         if route.kind == RouteKind.NONE:
             raise passed("no_route")
         number = hash_of(self._hash_key, sent.flow)
@@ -146,6 +148,8 @@ class Model:
         slot = self.connections.slot(vip.row, flow)
         if route.kind == RouteKind.UNIQUE:
             slot = route.target
+        elif slot is None and vip.absent is not None:
+            slot = vip.absent
         elif slot is None and route.kind == RouteKind.NONE:
             raise passed("no_route")
         elif slot is None:

@@ -36,6 +36,7 @@ class Vip:
     mac: bytes
     udp_idle: float
     gathering: bool = False
+    absent: int | None = None
 
 
 @dataclass
@@ -77,16 +78,23 @@ class Tables:
         if self._known.get(index) != vip:
             self._connections.forget_row(index)
         before = self.of_vip.get(vip)
-        gathers = before is not None and before.row == index and before.gathering
+        if before is None or before.row != index:
+            before = Vip(index, mac, udp_idle)
+        gathers = before.gathering if gathering is None else gathering > 0
         self.of_vip = {a: v for a, v in self.of_vip.items() if v.row != index}
-        self.of_vip[vip] = Vip(
-            index, mac, udp_idle, gathers if gathering is None else gathering > 0
-        )
+        self.of_vip[vip] = Vip(index, mac, udp_idle, gathers, before.absent)
         self._known[index] = vip
 
     def gather(self, vip: Address, seconds: float) -> None:
         if vip in self.of_vip:
             self.of_vip[vip] = replace(self.of_vip[vip], gathering=seconds > 0)
+
+    def absent(self, vip: Address) -> int | None:
+        return self.of_vip[vip].absent if vip in self.of_vip else None
+
+    def set_absent(self, vip: Address, slot: int | None) -> None:
+        if vip in self.of_vip:
+            self.of_vip[vip] = replace(self.of_vip[vip], absent=slot)
 
     def enter_connections(self, vip: Address, index: int, slot: int, rows: bytes) -> None:
         """Rows: client, its port, port, in network order."""
