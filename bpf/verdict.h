@@ -107,7 +107,10 @@ static __always_inline __u64 choose_anew(const struct packet *packet, const stru
 	return chosen(verdict, slot);
 }
 
-/* Where the packet inside came from, as far as is known. Anybody can send one: no sign of life. */
+/*
+ * Where the packet inside came from, as far as is known. Anybody can send one: no
+ * sign of life. A datagram's next goes where the hash says, whoever is absent.
+ */
 static __always_inline __u64 choose_for_error(const struct packet *packet,
 					      const struct route *route, const struct home *home)
 {
@@ -115,7 +118,7 @@ static __always_inline __u64 choose_for_error(const struct packet *packet,
 
 	if (route->kind == ROUTE_UNIQUE)
 		slot = route->target;
-	else if (slot == NO_SLOT && packet->absent)
+	else if (slot == NO_SLOT && packet->absent && packet->flow.protocol == TCP)
 		slot = packet->absent - 1;
 	else if (slot == NO_SLOT && route->kind == ROUTE_NONE)
 		return chosen(VERDICT_NO_ROUTE, NO_SLOT);

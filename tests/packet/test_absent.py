@@ -20,6 +20,8 @@ from tests.packet.test_fragments import fragments
 from tests.packet.test_gathering import NEVER, enter, row
 from tests.packet.test_icmp import (
     FRAGMENTATION_NEEDED,
+    PORT_UNREACHABLE,
+    PORT_UNREACHABLE6,
     TOO_BIG,
     error,
     inside,
@@ -27,7 +29,7 @@ from tests.packet.test_icmp import (
 )
 from tests.packet.twin import Connection, connections, known
 from tests.packet.world import MAC, OUTER, OUTER6, REDIRECTED, VIP, VIP6, VIPS, World, in_outer
-from tests.support.packets import ACK, FIN, PSH, RST, SYN, one_hop_on, tcp
+from tests.support.packets import ACK, FIN, PSH, RST, SYN, one_hop_on, tcp, udp
 
 families = pytest.mark.parametrize("vip", VIPS, ids=["ipv4", "ipv6"])
 WAYS = {"l2": w.B, "ipip": w.TUNNEL, "ipip of the other family": w.CROSSED, "here": w.HERE}
@@ -51,8 +53,11 @@ SEGMENTS = {
 STRANGER = VIP + 5
 
 
-def icmp_error(port: int, vip: Address) -> bytes:
-    """The answer from the port was too big."""
+def icmp_error(port: int, vip: Address, protocol: int = 6) -> bytes:
+    """About an answer from the port: too big, or of a datagram that nobody wants it."""
+    if protocol == 17:
+        kind = PORT_UNREACHABLE6 if vip == VIP6 else PORT_UNREACHABLE
+        return error(kind, inside(17, udp(port, 5000, b"answer"), vip), vip)
     kind = TOO_BIG if vip == VIP6 else FRAGMENTATION_NEEDED
     return error(kind, inside(6, sent(port), vip), vip)
 
@@ -102,6 +107,9 @@ def of_others(vip: Address) -> list[Case]:
         same("datagram, no listener", w.datagram(w.CLOSED, vip=vip), "no_route"),
         on("error, unique port", icmp_error(w.UNIQUE, vip), "icmp_error"),
         same("error, unique port, here", icmp_error(w.UNIQUE_HERE, vip), "icmp_error"),
+        on("error about a datagram", icmp_error(w.SHARED, vip, 17), "icmp_error"),
+        same("error about a datagram, here", icmp_error(w.AT_HOME, vip, 17), "icmp_error"),
+        same("error about a datagram, none", icmp_error(w.CLOSED, vip, 17), "no_route"),
     ]
     return named(vip, cases)
 

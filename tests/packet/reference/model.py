@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anyport.decide.rows import Family, Path, RouteKind, RouteRow
+from anyport.model import Protocol
 from tests.packet.reference.connections import Clock, Connections
 from tests.packet.reference.decision import Action, Decision, Settled, dropped, passed
 from tests.packet.reference.extensions import unwrapped
@@ -148,7 +149,7 @@ class Model:
         slot = self.connections.slot(vip.row, flow)
         if route.kind == RouteKind.UNIQUE:
             slot = route.target
-        elif slot is None and vip.absent is not None:
+        elif slot is None and vip.absent is not None and flow.protocol is Protocol.TCP:
             slot = vip.absent
         elif slot is None and route.kind == RouteKind.NONE:
             raise passed("no_route")
