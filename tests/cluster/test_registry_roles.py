@@ -133,16 +133,19 @@ def listen(program: Program) -> Opened:
 
 
 def test_a_host_without_the_role_says_so_in_one_line(cluster: LabCluster) -> None:
-    for words in (
-        ["vip", "add", "10.77.0.81"],
-        ["vip", "set", VIP, "--ports", "80"],
-        ["vip", "delete", VIP, "--yes"],
+    for words, what in (
+        (["vip", "add", "10.77.0.81"], "write definitions"),
+        (["vip", "set", VIP, "--ports", "80"], "write definitions"),
+        (["vip", "delete", VIP, "--yes"], "write definitions"),
+        (["drain", "host3"], "drain hosts"),
+        (["resume", "host3"], "resume hosts"),
     ):
         done = cluster.anyport("host2", *words)
         assert done.returncode == 1
-        assert "its certificate has no operator role" in done.stderr
+        assert f"does not let this host {what}: its certificate has no operator role" in done.stderr
         assert done.stderr.count("\n") == 1
     assert [row["vip"] for row in cluster.noun("vips", "host2")] == [VIP]
+    assert cluster.noun("drains", "host2") == []
 
 
 def test_a_daemon_speaks_for_no_other_host(cluster: LabCluster, settings: Settings) -> None:

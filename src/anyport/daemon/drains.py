@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from anyport.agent.definitions import in_force, present_distributors
+from anyport.daemon import operator
 from anyport.daemon.eventually import WAIT_SECONDS, eventually
 from anyport.decide import drains as rules
 from anyport.errors import AnyportError, Conflict, UsageError
@@ -43,15 +44,19 @@ class Drains:
     async def resume(self, host: str) -> Row:
         """What is not drained stays so: success."""
         self._require(host)
-        revision = await self._registry.write([Delete(str(DrainKey(host)))])
+        delete = Delete(str(DrainKey(host)))
+        revision = await operator.write(self._registry, [delete], what="resume hosts")
         await self._caught_up(revision)
         return {"pending": None}
 
     async def _write(self, drain: Drain) -> None:
         key = str(DrainKey(drain.host))
         try:
-            revision = await self._registry.write(
-                [Put(key, values.encode(drain))], [Unchanged(key, 0)]
+            revision = await operator.write(
+                self._registry,
+                [Put(key, values.encode(drain))],
+                [Unchanged(key, 0)],
+                what="drain hosts",
             )
         except Conflict:
             return  # somebody else has drained it just now

@@ -99,13 +99,7 @@ class Operator:
         raise UsageError(f"vip {vip} does not exist; those that do: {known}")
 
     async def _write(self, writes: Sequence[Write], require: Sequence[Unchanged] = ()) -> int:
-        try:
-            return await self._registry.write(writes, require)
-        except RegistryRefused:
-            raise AnyportError(
-                "etcd does not let this host write definitions: its certificate has no operator "
-                "role; ask a host that has it, or see `anyport registry init --operator`"
-            ) from None
+        return await write(self._registry, writes, require, what="write definitions")
 
     async def _published(self, definition: Definition, revision: int) -> str | None:
         def holds() -> bool:
@@ -131,6 +125,19 @@ def _stored(vip: Address, entry: Entry) -> Definition:
         ) from None
     assert isinstance(stored, Definition)  # what a DefinitionKey decodes to
     return stored
+
+
+async def write(
+    registry: Registry, writes: Sequence[Write], require: Sequence[Unchanged] = (), *, what: str
+) -> int:
+    """What is the operator's, as Registry.write; refused, an AnyportError: who may do `what`."""
+    try:
+        return await registry.write(writes, require)
+    except RegistryRefused:
+        raise AnyportError(
+            f"etcd does not let this host {what}: its certificate has no operator role; "
+            "ask a host that has it, or see `anyport registry init --operator`"
+        ) from None
 
 
 def parse_vip(text: object) -> Address:
