@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `anyport run` refuses, in one line, before it touches anything."""
+"""What `anyport run` refuses, in one line, before it touches anything; and how it ends while it
+waits for etcd."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from anyport.lab import Lab
 from anyport.lab.lab import Settings
+from anyport.registry.keys import HostKey
+from tests.support.lab_cluster import LAB_REGISTRY, Watch, eventually
+from tests.support.lab_etcd import states
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -54,3 +63,56 @@ def test_what_this_machine_lacks_is_named_by_file_and_key(
     assert done.stderr.startswith(f"anyport: {lab.node('host1').config}: {complaint}")
     assert done.stderr.count("\n") == 1
     assert not (lab.node("host1").directory / "state").exists()
+
+
+@contextmanager
+def daemon(lab: Lab, settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    lab.configure("host1", settings)
+    with (
+        lab.node("host1").log.open("wb") as log,
+        lab.popen("host1", ["anyport", "run"], stderr=log) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def assert_ends(lab: Lab, process: subprocess.Popen[bytes], number: int) -> None:
+    process.send_signal(number)
+    status = process.wait(timeout=60)
+    said = lab.node("host1").log.read_text()
+    assert status == 0, said
+    assert said.endswith("told to stop before etcd had told what there is\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_waits_to_join_ends_when_told(lab: Lab, number: int) -> None:
+    node = lab.node("host1")
+    node.socket.unlink(missing_ok=True)
+    with daemon(lab, NOWHERE) as process:
+        eventually(node.socket.exists, "it to be about to join")
+        assert_ends(lab, process, number)
+
+
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="needs etcd")
+def test_a_daemon_that_waits_for_the_first_listing_ends_when_told(lab: Lab) -> None:
+    """etcd stands still from the moment that it has joined, and answers nothing more."""
+    lan = lab.node("lan")
+    data = lan.directory / "etcd"
+    started = lab.run("lan", [sys.executable, "-m", "anyport.lab.etcd", str(data), lan.address])
+    [endpoint] = json.loads(started.stdout)
+    pid = int(json.loads((data / "etcd.json").read_text())["pid"])
+    key = str(HostKey("host1"))
+    words = [sys.executable, LAB_REGISTRY, endpoint, "watch", key]
+    with lab.popen("lan", words, stdout=subprocess.PIPE, text=True) as watching:
+        watch = Watch(watching)
+        assert watch.next() == "ready"
+        with daemon(lab, {"registry": {"endpoints": [endpoint]}}) as process:
+            assert watch.next() == f"put {key}"
+            os.kill(pid, signal.SIGSTOP)
+            eventually(lambda: states(pid) == {"T"}, "etcd to stand still")
+            log = lab.node("host1").log
+            eventually(lambda: "packets are met in" in log.read_text(), "it to be about to list")
+            assert_ends(lab, process, signal.SIGTERM)
+        watching.kill()

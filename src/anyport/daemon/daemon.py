@@ -10,10 +10,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from anyport import __version__
 from anyport.agent.agent import Agent
@@ -44,6 +44,8 @@ from anyport.registry.etcd import EtcdRegistry
 from anyport.registry.membership import Membership
 from anyport.registry.mirror import Mirror
 from anyport.registry.publisher import Publisher
+
+_T = TypeVar("_T")
 
 log = logging.getLogger("anyport")
 
@@ -79,20 +81,46 @@ async def _main(config: Config, path: Path) -> None:
     held = state.lock(Path(config.daemon.state))
     power.reduce(Path(config.daemon.pins))
     try:
-        async with _registry(config) as registry:
-            daemon = Daemon(config, interface, registry)
-            try:
-                await daemon.run(stop)
-            finally:
-                daemon.close()
+        await _serve(config, interface, stop)
+    except _Stopped:
+        log.info("told to stop before etcd had told what there is")
     finally:
         os.close(held)
 
 
+async def _serve(config: Config, interface: Interface, stop: asyncio.Event) -> None:
+    async with _registry(config, stop) as registry:
+        daemon = Daemon(config, interface, registry)
+        try:
+            await daemon.run(stop)
+        finally:
+            daemon.close()
+
+
+class _Stopped(Exception):
+    """The daemon is to end while it waits for etcd: it has nothing to hand on yet."""
+
+
+async def _unless(stop: asyncio.Event, step: Coroutine[Any, Any, _T]) -> _T:
+    """What `step` returns. Raises _Stopped if `stop` comes first: `step` is cancelled then."""
+    doing, stopping = asyncio.create_task(step), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([doing, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            return doing.result()
+        raise _Stopped
+    finally:
+        for task in (doing, stopping):
+            task.cancel()
+        await asyncio.gather(doing, stopping, return_exceptions=True)
+
+
 @contextlib.asynccontextmanager
-async def _registry(config: Config) -> AsyncIterator[Registry]:
+async def _registry(config: Config, stop: asyncio.Event) -> AsyncIterator[Registry]:
     settings = config.registry
-    endpoints = list(settings.endpoints) or await embedded.start_or_adopt(Path(settings.data))
+    endpoints = list(settings.endpoints) or await _unless(
+        stop, embedded.start_or_adopt(Path(settings.data))
+    )
     registry = EtcdRegistry(
         endpoints,
         ca=Path(settings.ca) if settings.ca else None,
@@ -124,10 +152,12 @@ class Daemon:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`, or until a part fails: then raises what it raised."""
+        """Until `stop`, or until a part fails: then raises what it raised. Raises _Stopped if etcd
+        has not told what there is by then; as after a kill, what this host said stands for a lease.
+        """
         config = self._config
         server_socket = state.listen_unix(Path(config.daemon.socket))
-        await self._join()
+        await _unless(stop, self._join())
         self._mirror.on_replaced = self._membership.lost
         self._spawn(self._membership.run())
         set_sysctls(config.host.interface, state.sysctls(config))
@@ -160,6 +190,7 @@ class Daemon:
             self._membership,
             state.known_hosts(config),
         )
+        await self._ready_or_failed(_unless(stop, self._mirror.caught_up(0)))
         await self._ready_or_failed(agent.start())
         await self._ready_or_failed(distributor.start())
         for task in (routes.run(), self._publisher.run(), agent.run(), distributor.run()):
