@@ -159,6 +159,7 @@ class Daemon:
         server_socket = state.listen_unix(Path(config.daemon.socket))
         await _unless(stop, self._join())
         self._mirror.on_replaced = self._membership.lost
+        self._mirror.on_own = self._publisher.heard
         self._spawn(self._membership.run())
         set_sysctls(config.host.interface, state.sysctls(config))
         pins = Path(config.daemon.pins)

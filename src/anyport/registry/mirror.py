@@ -30,7 +30,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ from anyport.registry.keys import (
 from anyport.registry.tables import MOST_LISTENERS, Tables
 from anyport.registry.touched import Subscription, Touched
 from anyport.registry.unreadable import Unreadable
-from anyport.registry.words import Word, read, read_all
+from anyport.registry.words import Word, leased, read, read_all
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Mirror:
     further one up to LONGEST_PAUSE. `settle`: seconds that a store which took
     the place of another has, to be what that one was. `clock`: seconds, for
     `stale_since`. `most_listeners`: of one host; more are skipped and reported.
-    `reader`: the host whose heartbeats the others' are counted in; without one,
+    `reader`: the host that it is for, whose heartbeats the others' are counted in; without one,
     leases alone say who is there.
     """
 
@@ -109,6 +109,7 @@ class Mirror:
         self._entries: dict[str, Entry] = {}
         self.unreadable = Unreadable()
         self._tables = Tables(most_listeners)
+        self._reader = reader
         self._heartbeats = Heartbeats(reader)
         self._subscriptions: list[Subscription] = []
         self._advanced = asyncio.Event()  # set once, at the next advance
@@ -122,6 +123,9 @@ class Mirror:
         have, and nothing new."""
         self.on_replaced: Callable[[], None] = lambda: None
         """Called when that begins."""
+        self.on_own: Callable[[Mapping[str, bytes | None], int], None] = lambda said, revision: None
+        """Called with what has changed, up to a revision, of what goes with the reader's lease: key
+        -> value, or None. Not when it went with the lease."""
 
     @property
     def emptied(self) -> bool:
@@ -292,6 +296,7 @@ class Mirror:
         for word in words:
             self._apply_one(word, touched)
         self._hear(words, touched)
+        self._tell_own(words, revision)
         self._end_offices(touched)
         self.cluster = self._tables.cluster(revision)
         self.listed = True
@@ -300,6 +305,11 @@ class Mirror:
                 subscription.add(touched)
         self._advanced.set()
         self._advanced = asyncio.Event()
+
+    def _tell_own(self, words: Iterable[Word], revision: int) -> None:
+        own = leased(words, self._reader) if self._reader else {}
+        if own and str(HostKey(self._reader)) in self._entries:
+            self.on_own(own, revision)
 
     def _end_offices(self, touched: Touched) -> None:
         """Heartbeats come all the time, and this with them."""

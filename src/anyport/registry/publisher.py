@@ -35,6 +35,12 @@ class Publisher:
         self._want: dict[str, bytes] = {}
         self._have: dict[str, bytes] = {}
         self._dirty: dict[str, None] = {}
+        self._in_flight: Mapping[str, bytes | None] = {}
+        self._meanwhile: dict[str, tuple[int, bytes | None]] = {}
+        """Of keys in flight: what was heard, and as of which revision."""
+        self._heard = 0
+        self._ahead: dict[str, int] = {}
+        """Revisions, above `_heard`, of our last writes of these keys; the oldest first."""
         self._wake = asyncio.Event()
         self._written = asyncio.Condition()
         self.failing_since: float | None = None
@@ -55,19 +61,33 @@ class Publisher:
         """A (new) lease holds: of our keys the registry has only `surviving`, write the rest."""
         self._lease = lease
         self._have = dict(surviving)
+        self._heard = 0  # the store may be another
+        self._ahead.clear()
         for key in {**self._have, **self._want}:
             self._mark(key)
 
-    def correct(self, seen: Mapping[str, bytes]) -> None:
-        """The registry has only `seen`, some time after it was written.
+    def heard(self, said: Mapping[str, bytes | None], revision: int) -> None:
+        """As of `revision` the registry has these; None: it does not have that key.
 
         A write that timed out may have taken effect after the next one of its
-        key (etcd.EtcdRegistry). What is on its way just now is written twice.
+        key (etcd.EtcdRegistry). Of what is on its way nothing is known yet; and
+        what was so before our last write is an echo of those before: were it
+        answered, that would make an echo again.
         """
+        self._heard = revision
+        while self._ahead and self._ahead[first := next(iter(self._ahead))] <= revision:
+            del self._ahead[first]
+        for key, value in said.items():
+            if key in self._in_flight:
+                self._meanwhile[key] = revision, value
+            elif key not in self._ahead:
+                self._compare(key, value)
+
+    def correct(self, seen: Mapping[str, bytes]) -> None:
+        """The registry has only `seen`, some time after it was written: as `heard`, of whatever
+        was not. What is on its way just now is written twice."""
         for key in {**seen, **self._want}:
-            if self._have.get(key) != seen.get(key):
-                self._have[key] = _UNKNOWN
-                self._mark(key)
+            self._compare(key, seen.get(key))
 
     async def flushed(self, keys: Iterable[str]) -> None:
         """Waits until the registry has what is wanted for `keys`."""
@@ -115,8 +135,9 @@ class Publisher:
         writes: list[Write] = [
             Delete(key) if value is None else Put(key, value, lease) for key, value in batch.items()
         ]
+        self._in_flight = batch
         try:
-            await self._registry.write(writes)
+            revision = await self._registry.write(writes)
         except RegistryError as error:
             self._failed(error, batch)
             await asyncio.sleep(RETRY_SECONDS)
@@ -125,11 +146,12 @@ class Publisher:
             log.info("registry: writes succeed again")
             self.failing_since = None
         if lease == self._lease:
-            self._settle(batch)
+            self._settle(batch, revision)
+        self._land()
         async with self._written:
             self._written.notify_all()
 
-    def _settle(self, batch: Mapping[str, bytes | None]) -> None:
+    def _settle(self, batch: Mapping[str, bytes | None], revision: int) -> None:
         for key, value in batch.items():
             if value is None:
                 self._have.pop(key, None)
@@ -137,10 +159,26 @@ class Publisher:
                 self._have[key] = value
             # Asked for again while the write was in flight: `_mark` may have
             # compared with what the registry had before it.
-            if self._want.get(key) != value:
-                self._mark(key)
+            self._mark(key)
+            heard, other = self._meanwhile.get(key, (0, None))
+            if heard > revision:
+                self._compare(key, other)
+            if revision > self._heard:
+                self._ahead.pop(key, None)
+                self._ahead[key] = revision
+
+    def _compare(self, key: str, value: bytes | None) -> None:
+        """The registry has `value`; if that is not what was written last, it is written anew."""
+        if self._have.get(key) != value:
+            self._have[key] = _UNKNOWN
+            self._mark(key)
+
+    def _land(self) -> None:
+        self._in_flight = {}
+        self._meanwhile.clear()
 
     def _failed(self, error: RegistryError, batch: Mapping[str, bytes | None]) -> None:
+        self._land()
         # The write may have happened all the same: repeat it, deletions too.
         for key in batch:
             self._have[key] = _UNKNOWN

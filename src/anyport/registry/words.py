@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from anyport.registry.base import Change, Deleted, Entry
-from anyport.registry.keys import ClaimKey, Key, parse
+from anyport.registry.keys import ClaimKey, HeartbeatKey, Key, host_prefix, parse
 from anyport.registry.values import Noun, decode
 
 PIECE = 1000  # values read in one go: some 10 ms
@@ -42,6 +42,22 @@ def read(change: Change) -> Word:
         return Word(change, key, decode(key, change.value, _age(key, change)))
     except ValueError as error:
         return Word(change, key, fault=str(error))
+
+
+def leased(words: Iterable[Word], host: str) -> dict[str, bytes | None]:
+    """Key -> value, None: it is gone, of the host's keys that go with its lease; but for its
+    heartbeat."""
+    prefix, heartbeat = host_prefix(host), str(HeartbeatKey(host))
+    changes = (word.change for word in words)
+    return {
+        change.key: None if isinstance(change, Deleted) else change.value
+        for change in changes
+        if change.key.startswith(prefix) and change.key != heartbeat and not _lasts(change)
+    }
+
+
+def _lasts(change: Change) -> bool:
+    return isinstance(change, Entry) and not change.lease
 
 
 def _age(key: Key, entry: Entry) -> int:
