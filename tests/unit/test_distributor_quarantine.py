@@ -71,6 +71,28 @@ def test_a_host_that_is_away_for_long_enough_loses_its_blocks() -> None:
     in_world(scenario)
 
 
+def test_no_more_are_declared_void_than_count() -> None:
+    """Hosts whose claims are many, and gone for good, would make it say too much."""
+
+    async def scenario(world: World) -> None:
+        second = ClaimKey("gone", VIP, 40064)
+        block = PortBlock(VIP, 40064, 40127)
+        await world.write(Put(str(second), encode(Claim(block, "gone", 0))))
+        quarantine = Quarantine("d", 0, world.registry, world.mirror, most=1)
+        for _ in range(3):
+            await quarantine.tick([VIP])
+            await world.mirror.caught_up(world.registry.store.revision)
+        [void] = await world.voids()
+        await world.write(Delete(str(CLAIM)))
+        for _ in range(3):
+            await quarantine.tick([VIP])
+            await world.mirror.caught_up(world.registry.store.revision)
+        [other] = await world.voids()
+        assert other != void
+
+    in_world(scenario)
+
+
 def test_one_that_is_there_keeps_them() -> None:
     async def scenario(world: World) -> None:
         await world.write(PRESENT)

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyport.decide.blocks import owners
+from anyport.decide.blocks import MOST_CLAIMS, covered, owners
+from anyport.decide.election import MOST_CANDIDACIES
 from anyport.decide.gathering import MOST_PIECES
 from anyport.errors import Conflict
 from anyport.model import (
@@ -33,6 +35,7 @@ from anyport.model import (
     Remaining,
     Void,
 )
+from anyport.model.definition import Address
 from anyport.registry.base import Delete, Entry, Put, Unchanged, Write
 from anyport.registry.heartbeats import SILENT_TTLS
 from anyport.registry.keys import (
@@ -49,12 +52,13 @@ from anyport.registry.keys import (
     RemainingKey,
     VoidKey,
 )
+from anyport.registry.limits import MOST
 from anyport.registry.memory import MemoryRegistry, MemoryStore
 from anyport.registry.mirror import OFFICE_SECONDS, Mirror
 from anyport.registry.touched import Subscription, Touched
 from anyport.registry.values import Noun, encode
 
-VIP = ip_address("10.0.0.100")
+VIP, OTHER = ip_address("10.0.0.100"), ip_address("10.0.0.101")
 HTTP = (Protocol.TCP, 80)
 TIMEOUT = 10.0
 HOST: tuple[Key, Noun] = HostKey("a"), Host("a", ip_address("10.0.0.1"))
@@ -65,10 +69,13 @@ class World:
     """A store, someone who writes to it, and a mirror of it that runs."""
 
     store: MemoryStore = field(default_factory=MemoryStore)
+    most: Mapping[type[Key], int] = field(default_factory=lambda: MOST)
 
     def __post_init__(self) -> None:
         self.registry = MemoryRegistry(self.store)
-        self.mirror = Mirror(self.registry, first_pause=0.0, settle=0.0, reader="me")
+        self.mirror = Mirror(
+            self.registry, first_pause=0.0, settle=0.0, most=self.most, reader="me"
+        )
 
     async def put(self, *pairs: tuple[Key, Noun]) -> None:
         await self.raw(*(Put(str(key), encode(noun)) for key, noun in pairs))
@@ -106,6 +113,10 @@ def listener(host: str = "a", port: int = 80, process: str = "nginx") -> tuple[K
 
 def claim(host: str = "a", first: int = 40000, last: int = 40063) -> tuple[Key, Noun]:
     return ClaimKey(host, VIP, first), Claim(PortBlock(VIP, first, last), host, 0)
+
+
+def candidacy(host: str, vip: Address = VIP) -> tuple[Key, Noun]:
+    return CandidacyKey(host, vip), Candidacy(vip, host, 0, 0)
 
 
 async def first_of(subscription: Subscription) -> Touched:
@@ -523,12 +534,16 @@ def test_a_claim_whose_block_grew_replaces_the_old_one() -> None:
 
 
 # Any sequence of writes, compactions, losses and restarts leaves the mirror
-# equal to a fresh listing.
+# equal to a fresh listing; hosts that say more than they may, too.
 
+_FEW: dict[type[Key], int] = {ClaimKey: 2, VoidKey: 1, CandidacyKey: 1, DistributingKey: 1}
 _HOSTS = ["a", "b"]
 _NOUNS: list[tuple[Key, Noun]] = [
     *(listener(host, port, process) for host in _HOSTS for port in (80, 81) for process in "xy"),
     *(claim(host, 40000, last) for host in _HOSTS for last in (40063, 40127)),
+    *(claim(host, first, 40255) for host in _HOSTS for first in (40064, 40128)),
+    *((VoidKey(h, VIP, age), Void(VIP, age, h)) for h in _HOSTS for age in (2, 3)),
+    *(candidacy(host, OTHER) for host in _HOSTS),
     *((HostKey(h), Host(h, ip_address("10.0.0.1"), weight=w)) for h in _HOSTS for w in (1, 2)),
     *((CandidacyKey(h, VIP), Candidacy(VIP, h, rank, 0)) for h in _HOSTS for rank in (1, 2)),
     (DefinitionKey(VIP), Definition(VIP)),
@@ -555,6 +570,9 @@ def _contents(cluster: Cluster) -> tuple[dict[Any, Any], ...]:
         dict(cluster.claims),
         dict(cluster.candidacies),
         dict(cluster.distributing),
+        dict(cluster.voided),
+        {about: dict(voids) for about, voids in cluster.voids.items()},
+        {vip: list(covered(edges)) for vip, edges in cluster.excess.items()},
         {key: dict(pieces) for key, pieces in cluster.connections.items()},
     )
 
@@ -574,7 +592,8 @@ class Shadow:
         for vip in touched.claims:
             self.seen["claims", vip] = sorted(map(repr, cluster.claims.values()))
         for vip in touched.candidacies:
-            self.seen["candidacies", vip] = dict(cluster.candidacies)
+            of_vip = {key: said for key, said in cluster.candidacies.items() if key[0] == vip}
+            self.seen["candidacies", vip] = of_vip
         for vip in touched.definitions:
             self.seen["definition", vip] = cluster.definitions.get(vip)
         for vip in touched.distributing:
@@ -600,13 +619,13 @@ async def _take(step: list[Write] | str, world: World) -> None:
 @given(_steps)
 def test_the_mirror_equals_a_fresh_listing(steps: list[list[Write] | str]) -> None:
     async def scenario() -> None:
-        world = World()
+        world = World(most=_FEW)
         async with running(world):
             for step in steps:
                 await _take(step, world)
             world.store.recover()
             await world.put((HostKey("last"), Host("last", ip_address("10.0.0.9"))))
-            fresh = World(world.store)
+            fresh = World(world.store, _FEW)
             async with running(fresh):
                 await fresh.mirror.caught_up(0)
             assert _contents(world.mirror.cluster) == _contents(fresh.mirror.cluster)
@@ -619,7 +638,7 @@ def test_the_mirror_equals_a_fresh_listing(steps: list[list[Write] | str]) -> No
 @given(_steps)
 def test_who_looks_at_what_was_touched_knows_everything(steps: list[list[Write] | str]) -> None:
     async def scenario() -> None:
-        world, shadow = World(), Shadow()
+        world, shadow = World(most=_FEW), Shadow()
         subscription = world.mirror.subscribe()
 
         async def consume() -> None:
@@ -634,12 +653,42 @@ def test_who_looks_at_what_was_touched_knows_everything(steps: list[list[Write] 
             await world.put((HostKey("last"), Host("last", ip_address("10.0.0.9"))))
             await consuming
             seen = dict(shadow.seen)
-            named = Touched({VIP}, set(world.mirror.cluster.hosts), set(), {VIP}, {VIP}, {VIP})
+            named = Touched(
+                {VIP}, set(world.mirror.cluster.hosts), claims={VIP}, distributing={VIP}
+            )
+            named.candidacies = {VIP, OTHER}
             named.ports = {(VIP, (Protocol.TCP, port)) for port in (80, 81)}
             shadow.look(named, world.mirror.cluster)
             assert {k: v or None for k, v in shadow.seen.items()} == {
                 k: seen.get(k) or None for k in shadow.seen
             }
+
+    asyncio.run(scenario())
+
+
+_LIMITED: list[tuple[Key, Noun]] = [
+    *(claim(first=first, last=40255) for first in (40000, 40064, 40128)),
+    *(candidacy("a", vip) for vip in (VIP, OTHER)),
+    *((VoidKey("a", VIP, age), Void(VIP, age, "a")) for age in (2, 3)),
+]
+_words = st.sampled_from(_LIMITED).flatmap(
+    lambda pair: st.sampled_from(
+        [Put(str(pair[0]), encode(pair[1])), Put(str(pair[0]), b"{}"), Delete(str(pair[0]))]
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_words, min_size=4))
+def test_what_counts_of_too_much_depends_on_no_reader(words: list[Write]) -> None:
+    async def scenario() -> None:
+        world = World(most=_FEW)
+        async with running(world):
+            for word in words:
+                await world.mirror.caught_up(world.store.apply([word]))
+            async with running(World(world.store, _FEW)) as fresh:
+                await fresh.mirror.caught_up(0)
+            assert _contents(world.mirror.cluster) == _contents(fresh.mirror.cluster)
 
     asyncio.run(scenario())
 
@@ -754,6 +803,53 @@ def test_a_host_may_not_say_more_than_so_many_listeners() -> None:
             await world.raw(Delete(str(listener(port=80)[0])))
             await world.put(listener(port=83))
             assert {port for _, port in world.mirror.cluster.listeners[VIP]} == {80, 81, 83}
+
+    in_world(scenario)
+
+
+def test_of_a_host_that_claims_too_much_the_oldest_claims_count() -> None:
+    """And of what it claims beyond, the ports are nobody's: it counts when another of them goes."""
+
+    async def scenario(world: World) -> None:
+        world.mirror = Mirror(world.registry, first_pause=0.0, most=_FEW)
+        async with running(world):
+            for first in (40192, 40000, 40128):
+                await world.put(claim(first=first, last=first + 63))
+            await world.put(claim("b", 40064, 40127))
+            assert blocks(world)[0] == [40000, 40064, 40192]
+            assert [*covered(world.mirror.cluster.excess[VIP])] == [*range(40128, 40192)]
+            problems = world.mirror.unreadable.problems()
+            assert list(problems) == ["host a"]
+            assert "says too many of these" in problems["host a"]
+            await world.raw(Delete(str(claim(first=40192)[0])))
+            assert blocks(world)[0] == [40000, 40064, 40128]
+            assert not world.mirror.cluster.excess
+            assert not world.mirror.unreadable.problems()
+
+    in_world(scenario)
+
+
+def test_a_host_that_says_too_much_takes_no_room_from_others() -> None:
+    async def scenario(world: World) -> None:
+        hostile: list[tuple[Key, Noun]] = [claim("b", n + 1, n + 1) for n in range(2 * MOST_CLAIMS)]
+        vips = [ip_address(f"10.1.{n // 256}.{n % 256}") for n in range(1000)]
+        hostile += [candidacy("b", vip) for vip in vips]
+        hostile += [
+            (DistributingKey("b", vip), Distributing("b", 1, Definition(vip), 0)) for vip in vips
+        ]
+        await world.put(
+            claim("a", 50000, 50063), (CandidacyKey("a", VIP), Candidacy(VIP, "a", 0, 0))
+        )
+        world.store.apply([Put(str(key), encode(noun)) for key, noun in hostile])
+        await world.put(
+            claim("c", 50064, 50127), (CandidacyKey("c", VIP), Candidacy(VIP, "c", 0, 0))
+        )
+        cluster = world.mirror.cluster
+        assert Counter(host for host, _ in cluster.claims) == {"a": 1, "b": MOST_CLAIMS, "c": 1}
+        candidates = Counter(host for _, host in cluster.candidacies)
+        assert candidates == {"a": 1, "b": MOST_CANDIDACIES, "c": 1}
+        assert Counter(host for _, host in cluster.distributing) == {"b": MOST_CANDIDACIES}
+        assert list(world.mirror.unreadable.problems()) == ["host b"]
 
     in_world(scenario)
 

@@ -224,6 +224,22 @@ class Blocks:
             )
             log.info("vip %s: claimed ports %d-%d", vip, block.first, block.last)
             await self._caught_up(revision)
+            await self._yield(claim.block)
+
+    async def _yield(self, block: PortBlock) -> None:
+        """The block that was claimed just now, to a claim beyond what its host may have: it was
+        there before perhaps, and would own the ports when another of that host goes."""
+        claim = self._mirror.cluster.claims.get((self._host, block))
+        if claim is not None and any(port in block for port in self._excess(block.vip)):
+            await self._give_back(claim)
+
+    def _excess(self, vip: Address) -> Iterable[int]:
+        return rules.covered(self._mirror.cluster.excess.get(vip, {}))
+
+    def _is_at_limit(self) -> bool:
+        cluster = self._mirror.cluster
+        said = chain(cluster.claims.values(), cluster.voided.values())
+        return sum(claim.host == self._host for claim in said) >= rules.MOST_CLAIMS
 
     def _refused(self) -> set[int]:
         """Ports of blocks that a distributor refused lately."""
@@ -243,9 +259,13 @@ class Blocks:
                 await self._mirror.caught_up(revision)
 
     def _next(self, definition: Definition, size: int) -> PortBlock | None:
+        if self._is_at_limit():
+            return None
         cluster = self._mirror.cluster
         listening = (port for _, port in cluster.listeners.get(definition.vip, {}))
-        taken = chain(listening, self._refused())  # looked at only if any port may be free
+        taken = chain(  # looked at only if any port may be free
+            listening, self._refused(), self._excess(definition.vip)
+        )
         return self._place(definition, size, cluster.claims.values(), taken)
 
     def _place(

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from anyport.model import Claim, Definition, Distributing, PortBlock, PortSet
 from anyport.model.definition import Address
@@ -13,6 +14,14 @@ from anyport.model.definition import Address
 MOST_NAMED = 16
 """Refused claims of one host that a publication names: 1,024 of the 64 hosts there may be
 (decide.rows.MAX_HOSTS), some 20 KB of the 64 KiB that a registry value may have."""
+
+MOST_CLAIMS = 4096
+"""Of one host, the void ones among them: a host that has so many claims no more, and what another
+claims beyond them owns nothing (registry.limits). With 128 ports a block, all there are of 16 VIPs
+are fewer."""
+
+MOST_VOIDS = 16 * MOST_CLAIMS
+"""By one distributor; it declares no more, and then the claims of who is away go on to count."""
 
 PortBits = int
 """A set of ports as an integer, bit n for port n: overlaps cost one `&`."""
@@ -159,6 +168,16 @@ def is_enumerated(definition: Definition, block: PortBlock) -> bool:
     return isinstance(definition.ports, PortSet) and definition.ports.overlaps(
         block.first, block.last
     )
+
+
+def covered(edges: Mapping[int, int]) -> Iterator[int]:
+    """The ports of blocks, once each; `edges`: port -> how many begin there, less those that
+    end just before (model.Cluster.excess)."""
+    depth = 0
+    for port, following in pairwise(sorted(edges)):
+        depth += edges[port]
+        if depth:
+            yield from range(port, following)
 
 
 def next_block(

@@ -7,7 +7,11 @@ from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
+from anyport.decide.rows import MAX_VIPS
 from anyport.model import Candidacy, Definition, Distributing, Host, HostState
+
+MOST_CANDIDACIES = 4 * MAX_VIPS
+"""Of one host, and of its publications: of VIPs that may be in force, and of some that were."""
 
 Network = IPv4Network | IPv6Network
 

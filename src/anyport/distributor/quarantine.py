@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection
 from contextlib import suppress
 
+from anyport.decide.blocks import MOST_VOIDS
 from anyport.errors import Conflict, RegistryRefused
 from anyport.model import Claim, Void
 from anyport.model.definition import Address
@@ -20,13 +21,23 @@ log = logging.getLogger(__name__)
 
 
 class Quarantine:
-    """`seconds`: for so long a host may be away before its claims count no more."""
+    """`seconds`: for so long a host may be away before its claims count no more. `most`: voids that
+    this host declares; what is due beyond goes on to count."""
 
-    def __init__(self, host: str, seconds: float, registry: Registry, mirror: Mirror) -> None:
+    def __init__(
+        self,
+        host: str,
+        seconds: float,
+        registry: Registry,
+        mirror: Mirror,
+        *,
+        most: int = MOST_VOIDS,
+    ) -> None:
         self._host = host
         self._seconds = seconds
         self._registry = registry
         self._mirror = mirror
+        self._most = most
         self._away: dict[Claim, float] = {}
 
     async def tick(self, vips: Collection[Address]) -> None:
@@ -37,10 +48,14 @@ class Quarantine:
         self._away = {claim: self._away.get(claim, now) for claim in away}
         if self._mirror.connected:
             await self._say_again(vips)
-            for claim in [c for c, since in self._away.items() if now - since > self._seconds]:
+            due = [c for c, since in self._away.items() if now - since > self._seconds]
+            for claim in due[: self._most - self._said()]:
                 with suppress(Conflict):  # its host is there, or says what cannot be read
                     await self._declare_void(claim, now - self._away[claim])
             await self._forget()
+
+    def _said(self) -> int:
+        return sum(self._host in by_host for by_host in self._mirror.cluster.voids.values())
 
     def _is_away(self, claim: Claim) -> bool:
         return claim.host not in self._mirror.cluster.hosts

@@ -66,7 +66,10 @@ class Cluster:
     `listeners` is by VIP, then port, then host. `drains` are of hosts that may
     be away; whether one of `hosts` is drained its state says, too. `claims` are those that count;
     those that were voided are in `voided`, until their hosts delete them, and
-    `voids` says by whom. `connections` are the pieces of each host, by number.
+    `voids` says by whom. Claims beyond what their host may have own nothing, but
+    one of them will when another of its host goes: their ports are nobody's.
+    `excess` has them by VIP, as port -> how many begin there, less those that
+    end just before. `connections` are the pieces of each host, by number.
     """
 
     revision: int
@@ -80,6 +83,7 @@ class Cluster:
     remaining: Mapping[str, Remaining] = field(default_factory=dict)
     voided: Mapping[tuple[str, PortBlock], Claim] = field(default_factory=dict)
     voids: Mapping[tuple[Address, int], Mapping[str, Void]] = field(default_factory=dict)
+    excess: Mapping[Address, Mapping[int, int]] = field(default_factory=dict)
     connections: Mapping[tuple[Address, str], Mapping[int, ConnectionsPiece]] = field(
         default_factory=dict
     )

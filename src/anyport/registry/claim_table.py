@@ -20,11 +20,16 @@ class ClaimTable:
         self.counting: dict[tuple[str, PortBlock], Claim] = {}
         self.voided: dict[tuple[str, PortBlock], Claim] = {}
         self.voids: dict[tuple[Address, int], dict[str, Void]] = {}
+        self.excess: dict[Address, dict[int, int]] = {}
+        """See model.Cluster: some numbers a claim, as a host may have a million of them."""
+        self._skipped: dict[ClaimKey, PortBlock] = {}
         self._said: dict[ClaimKey, Claim] = {}
         self._by_revision: defaultdict[tuple[Address, int], set[ClaimKey]] = defaultdict(set)
 
     def set_claim(self, key: ClaimKey, claim: Claim | None) -> bool:
         """Whether that changed which claims there are, or which of them count."""
+        if (skipped := self._skipped.pop(key, None)) is not None:
+            self._cover(skipped, -1)
         old = self._said.pop(key, None)
         if old is not None:
             self._forget_revision(key, _about(old))
@@ -38,6 +43,11 @@ class ClaimTable:
             changed |= self._place(claim)
         return changed
 
+    def skip(self, key: ClaimKey, claim: Claim) -> None:
+        """One that was set to None, as its host has too many."""
+        self._skipped[key] = claim.block
+        self._cover(claim.block, 1)
+
     def set_void(self, key: VoidKey, void: Void | None) -> bool:
         """As `set_claim`. A void may come before its claim, in a listing, or stay behind it."""
         about = key.vip, key.claim
@@ -50,6 +60,15 @@ class ClaimTable:
             del self.voids[about]
         concerned = [self._said[claimed] for claimed in self._by_revision.get(about, ())]
         return sum(map(self._place, concerned)) > 0  # all are placed, not the first only
+
+    def _cover(self, block: PortBlock, count: int) -> None:
+        edges = self.excess.setdefault(block.vip, {})
+        for port, step in ((block.first, count), (block.last + 1, -count)):
+            edges[port] = edges.get(port, 0) + step
+            if not edges[port]:
+                del edges[port]
+        if not edges:
+            del self.excess[block.vip]
 
     def _place(self, claim: Claim) -> bool:
         here, elsewhere = self.counting, self.voided

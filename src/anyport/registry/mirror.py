@@ -53,10 +53,12 @@ from anyport.registry.keys import (
     host_prefix,
     parse,
 )
+from anyport.registry.limits import MOST, Limits
 from anyport.registry.tables import MOST_LISTENERS, Tables
 from anyport.registry.touched import Subscription, Touched
 from anyport.registry.unreadable import Unreadable
-from anyport.registry.words import Word, leased, read, read_all
+from anyport.registry.values import Noun
+from anyport.registry.words import Word, age, leased, read, read_all
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ no tenure: it would wait for who is elected, and the others for it, for ever."""
 _LOOK_SECONDS = 0.5
 
 _STILL = "its heartbeat stands still, though its lease is kept alive: taken for gone"
+_TOO_MANY = "its host says too many of these"
 _BACK = "its heartbeat is back, or its lease is gone"
 
 
@@ -82,7 +85,8 @@ class Mirror:
     `first_pause`: seconds before a second attempt to list, doubled for each
     further one up to LONGEST_PAUSE. `settle`: seconds that a store which took
     the place of another has, to be what that one was. `clock`: seconds, for
-    `stale_since`. `most_listeners`: of one host; more are skipped and reported.
+    `stale_since`. `most_listeners`, and `most` of other kinds: of one host; more are skipped and
+    reported.
     `reader`: the host that it is for, whose heartbeats the others' are counted in; without one,
     leases alone say who is there.
     """
@@ -96,6 +100,7 @@ class Mirror:
         settle: float = SETTLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         most_listeners: int = MOST_LISTENERS,
+        most: Mapping[type[Key], int] = MOST,
         reader: str = "",
     ) -> None:
         self._registry = registry
@@ -109,6 +114,7 @@ class Mirror:
         self._entries: dict[str, Entry] = {}
         self.unreadable = Unreadable()
         self._tables = Tables(most_listeners)
+        self._limits = Limits(most)
         self._reader = reader
         self._heartbeats = Heartbeats(reader)
         self._subscriptions: list[Subscription] = []
@@ -341,9 +347,12 @@ class Mirror:
         prefix = host_prefix(host)
         for entry in [e for k, e in self._entries.items() if e.lease and k.startswith(prefix)]:
             word = read(entry)
-            noun = None if host in self.silent else word.noun
-            if word.key is not None and self._tables.has_room(word.key):
-                self._tables.set(word.key, noun, touched)
+            if word.key is None or not self._tables.has_room(word.key):
+                continue
+            if word.noun is not None:
+                self._show_one(word.key, entry, word.noun, touched)
+            else:
+                self._tables.set(word.key, None, touched)
 
     def _apply_one(self, word: Word, touched: Touched) -> None:
         change, key, noun = word.change, word.key, word.noun
@@ -354,16 +363,35 @@ class Mirror:
         if isinstance(change, Deleted):
             self.unreadable.discard(key)
             self._tables.set(key, None, touched)
+            self._show_others(self._limits.drop(key), touched)
         elif noun is not None and self._tables.has_room(key):
-            self.unreadable.discard(key)
             self._entries[change.key] = change
-            if not (change.lease and _speaker(key) in self.silent):
-                self._tables.set(key, noun, touched)
+            others = self._limits.put(key, age(key, change))
+            self._show_one(key, change, noun, touched)
+            self._show_others(others, touched)
         else:
-            self.unreadable.add(key, word.fault or "its host says too many of these")
+            self.unreadable.add(key, word.fault or _TOO_MANY)
             self._entries[change.key] = replace(change, value=b"")  # it may be a large one
             if not _keeps_last_good(key, old, change):
                 self._tables.set(key, None, touched)
+                self._show_others(self._limits.drop(key), touched)
+
+    def _show_one(self, key: Key, entry: Entry, noun: Noun, touched: Touched) -> None:
+        """If its host is there, and may say that much."""
+        if not self._limits.allow(key):
+            self.unreadable.add(key, _TOO_MANY)
+            self._tables.skip(key, noun, touched)
+            return
+        self.unreadable.discard(key)
+        gone = entry.lease and _speaker(key) in self.silent
+        self._tables.set(key, None if gone else noun, touched)
+
+    def _show_others(self, keys: Iterable[str], touched: Touched) -> None:
+        """They count now, or no more, as another of their host came or went."""
+        for entry in map(self._entries.__getitem__, keys):
+            word = read(entry)
+            if word.key is not None and word.noun is not None:
+                self._show_one(word.key, entry, word.noun, touched)
 
 
 def _claim_key(claim: Claim) -> str:

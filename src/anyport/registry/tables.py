@@ -87,6 +87,7 @@ class Tables:
             MappingProxyType(self._remaining),
             MappingProxyType(self._claims.voided),
             MappingProxyType(self._claims.voids),
+            MappingProxyType(self._claims.excess),
             MappingProxyType(self._pieces),
         )
 
@@ -94,7 +95,7 @@ class Tables:
         """False for one listener, or piece, more than a host may say it has.
 
         Only for those: who owns a block or is elected must not depend on what a
-        reader happened to see first.
+        reader happened to see first (registry.limits).
         """
         if isinstance(key, ConnectionsKey):
             return key.piece in self._pieces.get((key.vip, key.host), {}) or (
@@ -145,6 +146,12 @@ class Tables:
                     touched.distributing.add(vip)
             case _:
                 raise TypeError(f"{key!r} does not say {noun!r}")
+
+    def skip(self, key: Key, noun: Noun | None, touched: Touched) -> None:
+        """It says that, and counts not, as its host says too much."""
+        self.set(key, None, touched)
+        if isinstance(key, ClaimKey) and isinstance(noun, Claim):
+            self._claims.skip(key, noun)
 
     def everything(self) -> Touched:
         """As if all there is had just appeared."""

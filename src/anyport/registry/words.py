@@ -39,7 +39,7 @@ def read(change: Change) -> Word:
     if key is None or isinstance(change, Deleted):
         return Word(change, key)
     try:
-        return Word(change, key, decode(key, change.value, _age(key, change)))
+        return Word(change, key, decode(key, change.value, age(key, change)))
     except ValueError as error:
         return Word(change, key, fault=str(error))
 
@@ -60,6 +60,6 @@ def _lasts(change: Change) -> bool:
     return isinstance(change, Entry) and not change.lease
 
 
-def _age(key: Key, entry: Entry) -> int:
+def age(key: Key, entry: Entry) -> int:
     """See model.Claim: a claim is as old as its last word."""
     return entry.mod_revision if isinstance(key, ClaimKey) else entry.create_revision
