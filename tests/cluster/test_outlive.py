@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from anyport.errors import DaemonUnavailable
 from tests.support.lab_cluster import VIP, LabCluster, eventually, lab_cluster
+from tests.support.lab_etcd import LabEtcd
 from tests.support.pinned import Pinned, pinned
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 HOSTS = ("host1", "host2", "host3")
 SECOND = "10.77.0.81"
 DOWNLOADS = 50
+LISTENERS = range(20000, 23000)  # dozens of transactions
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,36 @@ def test_packets_outlive_daemons(cluster: LabCluster, who: str) -> None:
         has = in_kernel(cluster, host)
         assert lease(cluster, host) == held
         assert (has.maps, has.links, has.tags) == (had.maps, had.links, had.tags)
+
+
+def test_a_host_is_ready_when_all_that_it_has_is_told(cluster: LabCluster) -> None:
+    """Who restarts one daemon after another waits for that: the next host may have the only other
+    listener of a port. An etcd that stops in the midst of it shows it."""
+    etcd, host = LabEtcd(cluster), min({*HOSTS} - {cluster.distributor()})
+    prefix = f"/anyport/v1/hosts/{host}/listeners/"
+    for port in LISTENERS:
+        cluster[host].listen(VIP, port)
+    told = {f"{prefix}{VIP}/tcp/{port}" for port in LISTENERS}
+    eventually(lambda: told <= {*etcd.stored()}, "all to be told")
+    cluster.lab.kill_daemon(host)
+    cluster.revoke(cluster.lease(host))
+    with cluster.watched(prefix) as watch:
+        cluster.lab.launch_daemon(host)
+        watch.next()
+        with etcd.frozen():
+            eventually(lambda: free_ports(cluster, host), "it to serve all else")
+            assert not cluster.noun("status", host)["ready"]
+    eventually(lambda: cluster.noun("status", host)["ready"], "it to be ready")
+    assert told <= {*etcd.stored()}
+
+
+def free_ports(cluster: LabCluster, host: str) -> int:
+    """Of `bind(VIP, 0)`; 0 while no daemon answers."""
+    try:
+        [vip] = cluster.noun("status", host)["vips"]
+    except DaemonUnavailable:
+        return 0
+    return int(vip["free_ports"])
 
 
 def test_what_the_operator_did_meanwhile(cluster: LabCluster) -> None:

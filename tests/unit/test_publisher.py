@@ -265,3 +265,42 @@ def test_a_transaction_is_no_larger_than_etcd_takes() -> None:
         assert [len(t) for t in registry.transactions] == [16, 16, 8]
 
     asyncio.run(scenario())
+
+
+def test_it_is_behind_until_all_that_waited_is_said() -> None:
+    """Whatever is asked for later; and what is withdrawn meanwhile is not waited for."""
+
+    async def scenario() -> None:
+        registry = Recording()
+        publisher = Publisher(registry)
+        publisher.lease_renewed(await registry.grant(5), {})
+        assert not publisher.is_behind()
+        for key in ("a", "b", "withdrawn"):
+            publisher.set(key, b"1")
+        assert not publisher.is_behind()
+        publisher.owe()
+        publisher.delete("withdrawn")
+        assert publisher.is_behind()
+        task = asyncio.create_task(publisher.run())
+        await publisher.flushed(["a", "b"])
+        publisher.set("later", b"1")
+        assert not publisher.is_behind()
+        await publisher.flushed(["later"])
+        task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_new_lease_is_behind_until_all_is_said_again() -> None:
+    async def scenario() -> None:
+        registry = Recording()
+        publisher, task = await started(registry)
+        publisher.set("a", b"1")
+        await publisher.flushed(["a"])
+        publisher.lease_renewed(await registry.grant(5), {})
+        assert publisher.is_behind()
+        await publisher.flushed(["a"])
+        assert not publisher.is_behind()
+        task.cancel()
+
+    asyncio.run(scenario())

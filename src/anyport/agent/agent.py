@@ -316,10 +316,13 @@ class Agent:
         return port
 
     def is_ready(self, vip: Address) -> bool:
-        """Whether the VIP is served here, bind(VIP, 0) included if its ports leave any room."""
+        """Whether the VIP is served here, bind(VIP, 0) included if its ports leave any room, and
+        all that listens has been told: who restarts the next host may go on."""
         definition = self.hosted.get(vip)
-        return definition is not None and (
-            self.pools.free(vip) > 0 or not self._blocks.can_fit(definition)
+        return (
+            definition is not None
+            and (self.pools.free(vip) > 0 or not self._blocks.can_fit(definition))
+            and not self._publisher.is_behind()
         )
 
     # ---- telling the distributor ----
@@ -331,6 +334,7 @@ class Agent:
     def _notify_all(self) -> None:
         want = self._count(s for group in self._sockets.values() for s in group.values())
         self._notify(self.listeners, want)
+        self._publisher.owe()
 
     def _notify_ports(self, ports: set[tuple[Protocol, int]]) -> None:
         have = {

@@ -41,6 +41,7 @@ class Publisher:
         self._heard = 0
         self._ahead: dict[str, int] = {}
         """Revisions, above `_heard`, of our last writes of these keys; the oldest first."""
+        self._owed: set[str] = set()
         self._wake = asyncio.Event()
         self._written = asyncio.Condition()
         self.failing_since: float | None = None
@@ -65,6 +66,16 @@ class Publisher:
         self._ahead.clear()
         for key in {**self._have, **self._want}:
             self._mark(key)
+        self.owe()
+
+    def owe(self) -> None:
+        """What waits now is all that this host has, or much of it: `is_behind` until it is said."""
+        self._owed |= self._dirty.keys()
+
+    def is_behind(self) -> bool:
+        """What comes one by one, while all else has been said, is no reason to be."""
+        self._owed = {key for key in self._owed if self._have.get(key) != self._want.get(key)}
+        return bool(self._owed)
 
     def heard(self, said: Mapping[str, bytes | None], revision: int) -> None:
         """As of `revision` the registry has these; None: it does not have that key.
