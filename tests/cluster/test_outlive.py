@@ -104,6 +104,35 @@ def test_packets_outlive_daemons(cluster: LabCluster, who: str) -> None:
         assert (has.maps, has.links, has.tags) == (had.maps, had.links, had.tags)
 
 
+def test_a_given_port_outlives_its_host_s_lease_and_the_distributor_s_daemon(
+    cluster: LabCluster,
+) -> None:
+    """Who begins anew, in the same term, finds no member that has the block. Nobody else can have
+    its ports, and its host's kernel serves them."""
+    here = cluster.distributor()
+    owner = min({*HOSTS} - {here})
+    given, datagrams = cluster[owner].listen(VIP), cluster[owner].bind_udp(VIP)
+    cluster.await_targets(given.port, {owner})
+    cluster.await_targets(datagrams.port, {owner}, "udp")
+    office = cluster.lab.client(here).vip(VIP)
+    with cluster.traffic(given.port) as served:
+        cluster.lab.kill_daemon(owner)
+        cluster.revoke(cluster.lease(owner))
+        eventually(lambda: not is_member(cluster, here, owner), "it to be missed")
+        cluster.lab.kill_daemon(here)
+        cluster.lab.start_daemon(here)
+        eventually(lambda: cluster.noun("status", here)["ready"], f"{here} to distribute")
+        assert cluster.lab.client(here).vip(VIP) == office
+        assert cluster.client.fetch(VIP, given.port, 1) == [owner]
+        assert cluster.client.ask_udp(VIP, datagrams.port) == [owner]
+        cluster.lab.start_daemon(owner)
+    assert set(served) == {owner}
+
+
+def is_member(cluster: LabCluster, witness: str, host: str) -> bool:
+    return host in {row["host"] for row in cluster.noun("hosts", witness)}
+
+
 def test_a_host_is_ready_when_all_that_it_has_is_told(cluster: LabCluster) -> None:
     """Who restarts one daemon after another waits for that: the next host may have the only other
     listener of a port. An etcd that stops in the midst of it shows it."""
