@@ -10,7 +10,15 @@ CONVERGED_SECONDS = 30.0
 it: hosts wait 10 s for what was there, and then 5 for its distributor."""
 
 KNOWN_SECONDS = 2.0
-"""While no fault is near: from listen() or close() until a probe has to see it."""
+"""While no fault is near: from listen() or close() until a probe has to see it. For so long a host
+that has closed a port may be chosen yet, and refuses, though others listen there."""
+
+TTL_SECONDS = 2
+"""Of leases: so short that faults of seconds outlast one."""
+
+LEASE_SECONDS = TTL_SECONDS + 0.5
+"""After a fault: a lease that could not be renewed meanwhile ends up to so much later, as etcd
+looks twice a second for those that have. Daemons that agree before may agree on what was."""
 
 BOTH_SECONDS = 1.0
 """For so long at most two hosts forward packets of one VIP: until the successor's announcement

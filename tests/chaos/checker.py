@@ -60,7 +60,9 @@ def connections_end_well(history: History) -> Iterator[Violation]:
         elif connection["connected"] and not _is_excused(history, connection, life):
             what = f"{_connection(connection)} broke: {connection['error']}"
             yield Violation("a connection broke", life.end, what)
-        elif not connection["connected"] and _is_owed(history, "tcp", connection["port"], life):
+        elif not connection["connected"] and _is_owed(
+            history, "tcp", connection["port"], life, connection["error"]
+        ):
             what = f"{_connection(connection)} was not served: {connection['error']}"
             yield Violation("a listener is not reached", life.end, what)
 
@@ -116,7 +118,7 @@ def probes_meet_listeners(history: History) -> Iterator[Violation]:
             if not _listened(history, protocol, port, span, answer):
                 what = f"{answer} answered on {where}, and did not listen"
                 yield Violation("not the owner of the port", at, what)
-        elif _is_owed(history, protocol, port, span):
+        elif _is_owed(history, protocol, port, span, error):
             what = f"{where} has a listener, and a probe from {span.begin:.3f} met: {error}"
             yield Violation("a listener is not reached", at, what)
         elif error == "timeout" and protocol == "tcp" and _is_empty(history, port, span):
@@ -133,9 +135,11 @@ def _listened(history: History, protocol: str, port: int, span: Span, host: str)
     )
 
 
-def _is_owed(history: History, protocol: str, port: int, span: Span) -> bool:
+def _is_owed(history: History, protocol: str, port: int, span: Span, error: str) -> bool:
     """No fault is near, and somebody listens for long enough that all must know. Where everybody
     does, or the port is one that bind(VIP, 0) gave, only what bounds.py says excuses more."""
+    if error == "refused" and _was_closed(history, protocol, port, span):
+        return False
     known = [
         listener
         for listener in history.listening(protocol, port)
@@ -148,6 +152,16 @@ def _is_owed(history: History, protocol: str, port: int, span: Span) -> bool:
     if {listener.host for listener in known} == history.hosts:
         return True
     return any(listener.zero for listener in known)
+
+
+def _was_closed(history: History, protocol: str, port: int, span: Span) -> bool:
+    """By a host that may have been chosen nevertheless, as that was not known yet. Not where
+    bind(VIP, 0) gave the port: it has one host."""
+    life = span.wider(bounds.KNOWN_SECONDS, 0)
+    return any(
+        not listener.zero and life.begin <= listener.span.end <= life.end
+        for listener in history.listening(protocol, port)
+    )
 
 
 def _known_after(listener: Listener) -> float:
@@ -221,16 +235,16 @@ def all_settles(history: History) -> Iterator[Violation]:
 
 def tables_are_true(history: History) -> Iterator[Violation]:
     """When all is settled: who listens is in every host's table, and nobody else."""
-    for event in history.of("settled"):
-        near = Span(event["at"], event["at"]).wider(bounds.KNOWN_SECONDS, bounds.KNOWN_SECONDS)
-        for host, state in _last_seen(history, event["at"]).items():
+    for at in history.settled:
+        near = Span(at, at).wider(bounds.KNOWN_SECONDS, bounds.KNOWN_SECONDS)
+        for host, state in _last_seen(history, at).items():
             rows = {
                 (protocol, port, target)
                 for protocol, port, _, targets in state["table"]["ports"]
                 for target in targets
             }
             for wrong in _wrong(history, rows, near):
-                yield Violation("a table is not true", event["at"], f"{host}: {wrong}")
+                yield Violation("a table is not true", at, f"{host}: {wrong}")
 
 
 def _wrong(history: History, rows: set[tuple[str, int, str]], near: Span) -> Iterator[str]:

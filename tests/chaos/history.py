@@ -80,9 +80,20 @@ class History:
         ]
 
     @cached_property
+    def settled(self) -> list[float]:
+        """When all daemons agreed, and no lease could end any more that a fault had touched."""
+        return [self._no_lease_ends(e["at"]) for e in self.of("settled")]
+
+    def _no_lease_ends(self, at: float) -> float:
+        """The first time from `at` on."""
+        ends = (fault.span.end for fault in self.faults if fault.span.end <= at)
+        return max(at, max(ends, default=-inf) + bounds.LEASE_SECONDS)
+
+    @cached_property
     def steady(self) -> list[Span]:
         """No fault is near, and everything is to be served."""
-        begins = [e["at"] for e in self.of("steady") if e["phase"] == "begin"]
+        told = [e["at"] for e in self.of("steady") if e["phase"] == "begin"]
+        begins = map(self._no_lease_ends, told)
         ends = [e["at"] for e in self.of("steady") if e["phase"] == "end"]
         return [Span(*both) for both in zip(begins, [*ends, inf], strict=False)]
 
@@ -132,7 +143,7 @@ class History:
         )
 
     def _settled_after(self, at: float) -> float:
-        return next((e["at"] for e in self.of("settled") if e["at"] >= at), inf)
+        return next((settled for settled in self.settled if settled >= at), inf)
 
     # ---- who distributes, as the wire shows it ----
 

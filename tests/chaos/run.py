@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from anyport.errors import AnyportError
-from tests.chaos.bounds import CONVERGED_SECONDS
+from tests.chaos.bounds import CONVERGED_SECONDS, LEASE_SECONDS, TTL_SECONDS
 from tests.chaos.crew import Crew
 from tests.chaos.daemons import Daemons
 from tests.chaos.faults import Faults
@@ -26,7 +26,7 @@ STEADY_SECONDS = 4.0
 """After each round, in which everything is to be served."""
 LOOK_SECONDS = 0.1
 SETTINGS = {
-    "registry": {"ttl": 2},  # so that faults of seconds outlast a lease
+    "registry": {"ttl": TTL_SECONDS},
     "blocks": {  # so few ports that hosts want what others had
         "first": 40000,
         "last": 40127,
@@ -169,6 +169,7 @@ class Run:
     def _settle(self) -> None:
         """All is undone: the daemons are to agree, and to serve whoever comes."""
         deadline = time.monotonic() + CONVERGED_SECONDS
+        time.sleep(LEASE_SECONDS)
         while differs := self._disagreement():
             if time.monotonic() > deadline:
                 self._recorder.tell("unsettled", why=differs)

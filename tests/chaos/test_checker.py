@@ -199,7 +199,8 @@ def test_a_flow_that_moved() -> None:
     assert rules(fault(119, 121, "compact"), moved) == ["a flow moved"]
     settled = event(119.5, "settled")
     assert rules(fault(110, 119, "stop", "host1"), event(125, "settled"), moved) == []
-    assert rules(fault(110, 119, "stop", "host1"), settled, moved) == ["a flow moved"]
+    assert rules(fault(110, 118, "stop", "host1"), settled, moved) == []  # a lease may end yet
+    assert rules(fault(110, 117, "stop", "host1"), settled, moved) == ["a flow moved"]
     assert rules(fault(110, 119, "stop", "host2"), moved) == ["a flow moved"]
     assert rules(fault(110, 119, "etcd_freeze"), moved) == []
     assert rules(*(event(at, "announced", host=f"host{at}") for at in (119, 120)), moved) == []
@@ -223,6 +224,35 @@ def test_a_listener_that_is_not_reached() -> None:
     assert rules(ELSEWHERE, near, opened(120, "host1", 8001), missed) == []
     assert rules(steady(), opened(120, "host1", 8001), closed(149.95, "host1", 8001), missed) == []
     assert rules(steady(), opened(120, "host1", 8001), probe(150, 8001, "host1")) == []
+
+
+def test_who_has_just_closed_a_port_may_be_chosen_and_refuses() -> None:
+    two: list[Event] = [*steady(), opened(120, "host1", 8001), opened(120, "host2", 8001)]
+    missed, lost = probe(150, 8001, None), broken(149.9, 150, port=8001, connected=False)
+    for one in (missed, lost | {"error": "refused"}):
+        assert rules(two, closed(149.8, "host2", 8001), one) == []
+        assert rules(two, one) == ["a listener is not reached"]
+        assert rules(two, closed(147, "host2", 8001), one) == ["a listener is not reached"]
+        assert rules(two, closed(150.1, "host2", 8001), one) == ["a listener is not reached"]
+    unanswered = probe(150, 8001, None, "timeout")
+    assert rules(two, closed(149.8, "host2", 8001), unanswered) != []
+    given_twice = [given(120, "host1", 40000), given(120, "host2", 40000)]
+    assert "a listener is not reached" in rules(
+        steady(), given_twice, closed(149.8, "host2", 40000), probe(150, 40000, None)
+    )
+
+
+def test_a_lease_may_end_after_the_fault_that_it_was_not_renewed_in() -> None:
+    listener, missed = opened(120, "host1", 8001), probe(150, 8001, None)
+    cut = fault(147, 148, "lan_cut", "host1")
+    again = [event(148.9, "settled"), *steady(148.9)]
+    assert rules(ELSEWHERE, again, listener, cut, missed) == []
+    assert rules(ELSEWHERE, again, listener, cut, probe(150.7, 8001, None)) == [
+        "a listener is not reached"
+    ]
+    assert rules(ELSEWHERE, again, listener, fault(146, 147, "lan_cut", "host1"), missed) == [
+        "a listener is not reached"
+    ]
 
 
 def test_what_every_host_has_is_reached_whatever_happens() -> None:
@@ -334,6 +364,14 @@ def test_a_table_that_is_not_true() -> None:
     over = [opened(120, "host2", 8001), closed(130, "host2", 8001)]
     assert rules(over, seen(140, "host1", row), settled) == wrong
     assert rules(over, seen(135, "host1", row), seen(140, "host1"), settled) == []
+
+
+def test_a_table_that_is_not_true_so_soon_after_a_fault() -> None:
+    """All agree on what was: what was opened meanwhile is yet to be told."""
+    row = ["tcp", 8001, "distributed", ["host2"]]
+    meanwhile = [*fault(146, 149, "etcd_kill"), opened(147, "host2", 8001), event(150, "settled")]
+    assert rules(meanwhile, seen(140, "host1"), seen(150.2, "host1", row)) == []
+    assert rules(meanwhile, seen(140, "host1"), seen(151.6, "host1", row)) != []
 
 
 def test_a_daemon_that_ended_by_itself() -> None:
