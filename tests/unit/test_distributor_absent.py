@@ -116,13 +116,17 @@ def test_who_is_missed_on_joining_is_awaited(
     known.follow(members(ME))
     returning = Returning(known, clock)
     assert returning.awaited() == {"b", "c"}
+    clock.now = RETURN_SECONDS - 0.1
     known.follow(members(ME, B))
     assert returning.awaited() == {"c"}
-    clock.now = RETURN_SECONDS - 0.1
+    clock.now = 2 * RETURN_SECONDS - 0.2
     assert (returning.awaited(), returning.is_over()) == ({"c"}, False)
-    clock.now = RETURN_SECONDS
+    clock.now = 2 * RETURN_SECONDS - 0.1
     assert returning.awaited() == set()
     assert [returning.is_over(), returning.is_over()] == [True, False]
+    assert returning.just_back()
+    clock.now += RETURN_SECONDS
+    assert not returning.just_back()
 
 
 def test_who_goes_later_is_not_awaited(start: Callable[[], AbsentHosts], clock: Clock) -> None:
@@ -133,6 +137,7 @@ def test_who_goes_later_is_not_awaited(start: Callable[[], AbsentHosts], clock: 
     assert returning.awaited() == set()
     known.follow(members(ME))
     assert returning.awaited() == set()
+    assert not returning.just_back()
 
 
 def test_all_that_went_with_this_hosts_lease_are_awaited(

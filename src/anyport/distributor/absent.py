@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 
 from anyport.decide.absent import Absent, still_absent
@@ -18,8 +19,8 @@ from anyport.registry.keys import HostKey
 log = logging.getLogger(__name__)
 
 RETURN_SECONDS = 5.0
-"""For hosts to be members again, where all went together. Longer would keep a cluster waiting of
-which a host has died with all daemons away."""
+"""For the next host to be a member again, where all went together. Longer would keep a cluster
+waiting of which a host has died with all daemons away."""
 
 
 class AbsentHosts:
@@ -92,7 +93,7 @@ class Returning:
         self._hosts = hosts
         self._clock = clock
         self._awaited: set[str] | None = None
-        self._until = 0.0
+        self._until = -inf
 
     def joined(self) -> None:
         """Under a new lease: whom it will miss is yet to be seen."""
@@ -102,12 +103,21 @@ class Returning:
         """Once members have been followed."""
         if self._awaited is None:
             self._awaited = set(self._hosts.absent)
-            self._until = self._clock() + RETURN_SECONDS
             if self._awaited:
+                self._until = self._clock() + RETURN_SECONDS
                 names = ", ".join(sorted(self._awaited))
-                log.info("for %.0f s, these hosts are waited for: %s", RETURN_SECONDS, names)
-        self._awaited &= self._hosts.absent.keys()
+                log.info(
+                    "waiting for hosts that were there, %.0f s for each: %s", RETURN_SECONDS, names
+                )
+        left = self._awaited & self._hosts.absent.keys()
+        if left != self._awaited:  # one is back: the next may be
+            self._until = self._clock() + RETURN_SECONDS
+        self._awaited = left
         return self._awaited if self._clock() < self._until else set()
+
+    def just_back(self) -> bool:
+        """Whether daemons that were waited for may not have begun yet."""
+        return self._clock() < self._until + RETURN_SECONDS
 
     def is_over(self) -> bool:
         """Once: some have not come back in time."""

@@ -13,9 +13,9 @@ from anyport.config import Config
 from anyport.decide import routes as rules
 from anyport.decide.election import next_term
 from anyport.decide.tables import HostRow
-from anyport.distributor.absent import AbsentHosts, Returning
+from anyport.distributor.absent import RETURN_SECONDS, AbsentHosts, Returning
 from anyport.distributor.candidacies import Candidacies
-from anyport.distributor.gathering import LONGEST_SECONDS, WAITING_SECONDS, Gatherings
+from anyport.distributor.gathering import GRACE_SECONDS, LONGEST_SECONDS, Gatherings
 from anyport.distributor.handover import Handover, until
 from anyport.distributor.hops import Choices, Paths
 from anyport.distributor.lan import Lan
@@ -239,7 +239,7 @@ class Distributor:
         log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)
         self._lan.announce(vip)
         if gathers:
-            self._gather(office, LONGEST_SECONDS)
+            self._gather(office, self._patience())
 
     def _answer(self, definition: Definition, gathers: bool) -> None:
         vip, mac = definition.vip, self._interface.mac
@@ -247,8 +247,12 @@ class Distributor:
             self._unheard.begin(vip)
         else:
             self._unheard.resume(vip, self.programmer.stand_in(vip))
-        self.programmer.answer(definition, mac, WAITING_SECONDS if gathers else 0)
+        self.programmer.answer(definition, mac, self._patience() + GRACE_SECONDS if gathers else 0)
         self.programmer.set_stand_in(vip, self._unheard.stand_in(vip, definition))
+
+    def _patience(self) -> float:
+        """Seconds for members to answer: daemons that have just come back begin late."""
+        return RETURN_SECONDS if self._returning.just_back() else LONGEST_SECONDS
 
     def _gather(self, office: Office, seconds: float) -> None:
         """Asked for after the announcement: what the former distributor has let through until

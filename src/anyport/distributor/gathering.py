@@ -20,8 +20,8 @@ LONGEST_SECONDS = 2.0
 """For hosts to answer while unknown connections wait. Who has not by then is cut off, or its
 daemon is away or busy: what nobody has said is its own is taken to be its."""
 
-WAITING_SECONDS = LONGEST_SECONDS + 0.5
-"""For unknown connections in the kernel, which ends it by itself should nobody else."""
+GRACE_SECONDS = 0.5
+"""More than that the kernel lets them wait, which ends it by itself should nobody else."""
 
 
 @dataclass
