@@ -99,9 +99,10 @@ static __always_inline bool read_ipv6(__u32 number, struct flow *flow)
  */
 static long enter_row(__u32 number, struct enter_request *request)
 {
-	/* The coarse clock, which packets take, is not for a program of this type. */
+	/* The coarse clock, which packets take, is not for a program of this type; it may be a
+	 * tick behind this one. */
 	__u32 now = bpf_ktime_get_ns() >> TICK_SHIFT;
-	__u32 life = LIFE(CONNECTION_ESTABLISHED, now - LIVELY_TICKS);
+	__u32 life = LIFE(CONNECTION_ESTABLISHED, now - LIVELY_TICKS - 1);
 	struct flow flow = {.protocol = TCP};
 	struct home home;
 	__u32 slot;

@@ -12,7 +12,7 @@ import pytest
 
 from anyport.decide.rows import RouteKind, RouteRow
 from anyport.kernel import abi
-from anyport.kernel.connections import Entered
+from anyport.kernel.connections import Entered, now_ns
 from anyport.model.definition import Address
 from tests.packet import world as w
 from tests.packet.cases import Case, dropped, judge, on, same
@@ -133,6 +133,16 @@ def test_what_a_host_says_brings_it_no_new_connection(world: World) -> None:
     world.route(w.CLOSED, RouteRow(RouteKind.NONE))
     enter(world, VIP, w.B, row(VIP, w.CLOSED))
     assert world.send(w.segment(w.CLOSED)) == ["no_route"]
+
+
+def test_nor_does_it_just_after_a_tick(world: World) -> None:
+    """Which the clock that packets take has not heard of yet."""
+    for client_port in range(6000, 6005):
+        before = now_ns()
+        while now_ns() == before:
+            pass
+        enter(world, VIP, w.B, row(VIP, w.ONLY_A, client_port))
+        assert world.run(w.segment(w.ONLY_A, client_port=client_port)).slot == w.A
 
 
 def test_in_a_full_table_no_established_connection_gives_way() -> None:
