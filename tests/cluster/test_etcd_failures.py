@@ -126,6 +126,26 @@ def test_an_emptied_etcd(cluster: LabCluster, etcd: LabEtcd) -> None:
     users.are_served()
 
 
+def test_a_drain_that_went_with_an_emptied_etcd(cluster: LabCluster, etcd: LabEtcd) -> None:
+    """It is named, on all hosts, till the operator says it again."""
+    away = next(host for host in HOSTS if host != cluster.distributor())
+    line = f"host {away}: drained no more"
+
+    def named(host: str) -> list[str]:
+        return [problem for problem in cluster.noun("status", host)["problems"] if line in problem]
+
+    assert cluster.anyport("host1", "drain", away).returncode == 0
+    etcd.restart_empty()
+    for host in HOSTS:
+        eventually(lambda host=host: named(host), host)  # type: ignore[misc]
+        assert line in cluster.log(host)
+    assert cluster.noun("drains") == []
+    for verb in ("drain", "resume"):
+        assert cluster.anyport("host1", verb, away).returncode == 0
+    assert cluster.anyport("host1", "vip", "add", VIP).returncode == 0
+    eventually(lambda: healthy(cluster), "all to be well")
+
+
 def test_a_restart_while_the_definitions_are_gone(cluster: LabCluster, etcd: LabEtcd) -> None:
     """The others know what is in force."""
     users = Users(cluster)

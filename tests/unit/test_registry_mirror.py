@@ -329,6 +329,32 @@ def test_definitions_lost_with_their_store_stay_till_they_are_said_again() -> No
     in_world(scenario)
 
 
+def test_a_drain_lost_with_its_store_is_named_till_it_is_said_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    drain: tuple[Key, Noun] = DrainKey("a"), Drain("a", 1.0)
+
+    async def scenario(world: World) -> None:
+        await world.put(HOST, drain)
+        await world.raw(Delete(str(drain[0])))
+        await world.put(drain)
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        world.registry.store = MemoryStore()
+        world.registry.store.apply([Put(str(HOST[0]), encode(HOST[1]))])
+        world.store.lose()
+        assert (await subscription.changed()).hosts == {"a"}
+        assert world.mirror.cluster.hosts["a"].state is HostState.ACTIVE
+        assert world.mirror.lost_drains == {"a"}
+        await world.put(drain)
+        assert not world.mirror.lost_drains
+        await world.raw(Delete(str(drain[0])))
+        assert not world.mirror.lost_drains
+
+    in_world(scenario)
+    assert "host a: drained no more" in caplog.text
+
+
 def replaced(world: World, identity: int = 1, past: int = 0) -> MemoryStore:
     """Another store in the place of the world's; `past`: it has come to that revision."""
     store = MemoryStore(identity)

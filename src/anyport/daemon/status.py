@@ -147,6 +147,11 @@ class Status:
                 "registry: the store was emptied; the definitions in force are not in it: "
                 "`anyport vip add` them again"
             )
+        problems += [
+            f"host {host}: drained no more, as the store that said so is gone: `anyport drain` it "
+            "again, and `anyport resume` it if it is not to be"
+            for host in sorted(self._mirror.lost_drains)
+        ]
         if self._publisher.failing_since is not None:
             problems.append("registry: what this host says cannot be written; retrying")
         for vip, definition in self._mirror.cluster.definitions.items():

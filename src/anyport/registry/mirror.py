@@ -127,6 +127,8 @@ class Mirror:
         self.settling = False
         """The store is another; what is shown was in the one before. Hosts say again what they
         have, and nothing new."""
+        self.lost_drains: set[str] = set()
+        """Hosts that were drained in a store that is gone, and have not been drained since."""
         self.on_replaced: Callable[[], None] = lambda: None
         """Called when that begins."""
         self.on_own: Callable[[Mapping[str, bytes | None], int], None] = lambda said, revision: None
@@ -260,6 +262,9 @@ class Mirror:
             match parse(text):
                 case DefinitionKey():
                     self._kept.add(text)
+                case DrainKey(host):
+                    self.lost_drains.add(host)
+                    log.error("host %s: drained no more, as that went with the store", host)
                 case ClaimKey() if text in counting:
                     self._kept.add(text)
                 case DistributingKey(host, _) if str(HostKey(host)) in there:
@@ -358,6 +363,8 @@ class Mirror:
         change, key, noun = word.change, word.key, word.noun
         old = self._entries.pop(change.key, None)
         self._kept.discard(change.key)
+        if isinstance(key, DrainKey) and isinstance(change, Entry):
+            self.lost_drains.discard(key.host)
         if key is None:  # a later version's, or not ours
             return
         if isinstance(change, Deleted):
