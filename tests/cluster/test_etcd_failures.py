@@ -147,7 +147,7 @@ def test_a_drain_that_went_with_an_emptied_etcd(cluster: LabCluster, etcd: LabEt
 
 
 def test_a_restart_while_the_definitions_are_gone(cluster: LabCluster, etcd: LabEtcd) -> None:
-    """The others know what is in force."""
+    """The others know what is in force, and that host can be told, though they have the VIP."""
     users = Users(cluster)
     revision = _revision(cluster)
     etcd.restart_empty()
@@ -158,6 +158,10 @@ def test_a_restart_while_the_definitions_are_gone(cluster: LabCluster, etcd: Lab
     cluster.await_targets(80, set(HOSTS))
     users.are_served()
     assert f"vip {VIP}: removed from lo" not in cluster.log(again)
+    done = cluster.anyport(again, "vip", "add", VIP)
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: healthy(cluster), "all to be well")
+    users.are_served()
 
 
 def test_a_distributor_that_begins_anew_in_an_emptied_etcd(

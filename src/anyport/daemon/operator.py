@@ -84,11 +84,17 @@ class Operator:
             if vip in (network.network_address, network.broadcast_address):
                 raise UsageError(f"VIP {vip}: the network's own or broadcast address in {network}")
         mac = await neighbours.probe(vip, self._interface)
-        if mac is not None:
+        if mac is not None and mac not in self._macs_of_distributors(vip):
             raise UsageError(
                 f"VIP {vip}: a machine on the LAN has it (MAC {mac.hex(':')});"
                 " give an address that nobody has"
             )
+
+    def _macs_of_distributors(self, vip: Address) -> set[bytes]:
+        """It may be in force although this host knows no definition: the store was emptied."""
+        cluster = self._mirror.cluster
+        hosts = (cluster.hosts.get(host) for of, host in cluster.distributing if of == vip)
+        return {host.mac for host in hosts if host is not None}
 
     async def _entry(self, vip: Address) -> Entry:
         key = str(DefinitionKey(vip))
