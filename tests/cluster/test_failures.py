@@ -135,6 +135,7 @@ def test_nothing_is_refused_while_another_takes_over(
     assert set(served) == set(others)
     assert set(of_unique) == {others[0]}
     assert witness.vip(VIP)["distributor"] == new
+    assert cluster.packets(new, "fenced") == 0, "the one before announced itself once more"
 
 
 def test_a_distributor_whose_lease_is_revoked_says_everything_again(cluster: LabCluster) -> None:

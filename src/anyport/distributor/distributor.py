@@ -89,8 +89,9 @@ class Distributor:
         )
         self._quarantine = Quarantine(self.host, quarantine, registry, mirror)
         self._lan = Lan(interface, self._holds, self._vip_problem)
+        elected, mac = self._candidacies.elected, interface.mac
         self._rivals = Rivals(
-            self.host, registry, mirror, self._lan, interface.mac, self._vip_problem
+            self.host, registry, mirror, self._lan, elected, mac, self._vip_problem
         )
         self._handover = Handover(
             lambda vip: self.programmer.fenced(vip),

@@ -51,17 +51,21 @@ class Lan:
         """At once, and again: what the caller says after this, it says after the announcement."""
         self.stop_announcing(vip)
         self._announce(vip)
-        self._announcing[vip] = asyncio.create_task(self._announce_often(vip))
+        self._announcing[vip] = asyncio.create_task(self._announce_often(vip, 1, ANNOUNCE_SECONDS))
+
+    def announce_again(self, vip: Address) -> None:
+        """As often, from when on nobody else can have been elected."""
+        self.stop_announcing(vip)
+        self._announcing[vip] = asyncio.create_task(self._announce_often(vip, 0, 0))
 
     def stop_announcing(self, vip: Address) -> None:
         if vip in self._announcing:
             self._announcing.pop(vip).cancel()
 
-    async def _announce_often(self, vip: Address) -> None:
+    async def _announce_often(self, vip: Address, announced: int, pause: float) -> None:
         """At first more than once, as one frame may be lost (RFC 5227 2.3, RFC 4861 7.2.6), and
         now and then for ever: a neighbour may have heard a former distributor last. But not
         while it may be this host that is the former one: the present one would be fenced."""
-        announced, pause = 1, ANNOUNCE_SECONDS
         while True:
             await asyncio.sleep(pause)
             holds = self._holds(vip)

@@ -22,25 +22,29 @@ class Rivals:
         registry: Registry,
         mirror: Mirror,
         lan: Lan,
+        elected: Callable[[Address], str | None],
         mac: bytes,
         problem: Callable[[Address, str], None],
     ) -> None:
-        """`problem` is told why a VIP is not distributed; empty: it is."""
+        """`elected`: who is, as the mirror shows it. `problem` is told why a VIP is not
+        distributed; empty: it is."""
         self._host = host
         self._registry = registry
         self._mirror = mirror
         self._lan = lan
+        self._elected = elected
         self._mac = mac
         self._problem = problem
 
     def answer(self, office: Office) -> None:
         """A host that published the VIP beside us has announced it; so do we, now that it has
-        come or gone, or its neighbours would stay with it."""
+        come or gone, or its neighbours would stay with it. But for our successor, of which we may
+        hear before we hear that our lease is gone: it would be fenced."""
         published = self._mirror.cluster.distributing
         rivals = {host for vip, host in published if vip == office.vip} - {self._host}
-        if rivals != office.rivals and office.answering:
-            self._lan.announce(office.vip)
-        office.rivals = rivals
+        changed, office.rivals = rivals != office.rivals, rivals
+        if changed and office.answering and self._elected(office.vip) == self._host:
+            self._lan.announce_again(office.vip)
 
     async def check_fence(self, office: Office, programmer: Programmer) -> None:
         """Only a registry that answers now, and says so, lifts a fence: else another host has it.
