@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from tests.chaos.servers import HTTP
 
 
-async def tcp(vip: str, port: int) -> str:
-    """The host that greets; HTTP has to be asked. Aborted, so that no port is in TIME_WAIT."""
+async def tcp(vip: str, port: int, connected: Callable[[int], object]) -> str:
+    """The host that greets; HTTP has to be asked. Aborted, so that no port is in TIME_WAIT, and
+    the next connection may be of the same one: `connected` is told which."""
     reader, writer = await asyncio.open_connection(vip, port)
+    connected(writer.get_extra_info("sockname")[1])
     try:
         if port == HTTP:
             writer.write(b"GET /1/0 HTTP/1.1\r\nHost: vip\r\n\r\n")

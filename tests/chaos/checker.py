@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from math import inf
 from typing import Any
 
 from tests.chaos import bounds
@@ -36,17 +37,25 @@ def violations(events: Iterable[Event]) -> list[Violation]:
 
 
 def no_connection_moves(history: History) -> Iterator[Violation]:
-    """Nothing excuses it: one client's port is accepted by one host."""
-    accepted: dict[tuple[int, int], list[Event]] = defaultdict(list)
-    for event in history.of("accepted"):
-        accepted[event["port"], event["client"]].append(event)
+    """Nothing excuses it: one client's port is accepted by one host, until it is used again."""
+    accepted = _by_client(history.of("accepted"))
+    begun = _by_client([*history.of("connection"), *history.of("probe")])
     for connection in history.of("connection"):
-        life = Span(connection["began"], connection["at"]).wider(0, bounds.NEAR_SECONDS)
-        by = accepted[connection["port"], connection["client"]]
-        hosts = {e["host"] for e in by if life.begin <= e["at"] <= life.end}
+        client, over = (connection["port"], connection["client"]), connection["at"]
+        again = min((e["began"] for e in begun[client] if e["began"] >= over), default=inf)
+        life = Span(connection["began"], min(over + bounds.NEAR_SECONDS, again))
+        hosts = {e["host"] for e in accepted[client] if life.begin <= e["at"] <= life.end}
         if len(hosts) > 1:
             what = f"{_connection(connection)} was accepted by {', '.join(sorted(hosts))}"
-            yield Violation("a connection moved", connection["at"], what)
+            yield Violation("a connection moved", over, what)
+
+
+def _by_client(events: Iterable[Event]) -> Mapping[tuple[int, int | None], list[Event]]:
+    """By the server's port and the client's."""
+    found: dict[tuple[int, int | None], list[Event]] = defaultdict(list)
+    for event in events:
+        found[event["port"], event.get("client")].append(event)
+    return found
 
 
 def connections_end_well(history: History) -> Iterator[Violation]:

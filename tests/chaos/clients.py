@@ -20,7 +20,7 @@ from pathlib import Path
 from shutil import which
 
 from tests.chaos import asking
-from tests.chaos.recorder import Reader, Recorder
+from tests.chaos.recorder import Event, Reader, Recorder
 from tests.chaos.scenario import SHARED_TCP, SHARED_UDP
 from tests.chaos.servers import ECHO, FTP, HTTP, UDP_ECHO, WILDCARD, content, iperf_port
 
@@ -99,14 +99,17 @@ class Clients:
             await asyncio.sleep(PROBE_PAUSE)
 
     async def probe(self, protocol: str, port: int) -> None:
-        began = time.monotonic()
-        ask = asking.tcp if protocol == "tcp" else asking.udp
-        answer = error = None
+        began, told = time.monotonic(), Told()
+        if protocol == "tcp":
+            ask = asking.tcp(self._vip, port, told.connected)
+        else:
+            ask = asking.udp(self._vip, port)
         try:
-            answer = await asyncio.wait_for(ask(self._vip, port), PROBE_SECONDS)
+            told.host = await asyncio.wait_for(ask, PROBE_SECONDS)
         except (OSError, EOFError) as broken:
-            error = asking.word(broken)
-        self._tell("probe", protocol=protocol, port=port, began=began, answer=answer, error=error)
+            told.error = asking.word(broken)
+        met: Event = {"client": told.client, "answer": told.host, "error": told.error}
+        self._tell("probe", protocol=protocol, port=port, began=began, **met)
 
     # ---- curl ----
 
@@ -253,6 +256,9 @@ class Told:
     host: str | None = None
     error: str | None = None
     corrupt: bool = False
+
+    def connected(self, client: int) -> None:
+        self.client = client
 
 
 @dataclass

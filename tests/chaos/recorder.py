@@ -19,7 +19,8 @@ closed      server    id
 accepted    server    host, port, client (its port)
 leaked      server    host, protocol: somebody reached the wildcard by the VIP
 refused     server    host, zero, errno: a bind that failed, of port 0 or another
-probe       client    protocol, port, began, answer: a host; error: refused, timeout, ...
+probe       client    protocol, port, client (of TCP that connected), began, answer: a host;
+                      error: refused, timeout, ...
 connection  client    service, port, client, began, connected, answer, ok, error, corrupt
 flow        client    port, client, began, answers: (first, last, host), lost: times, corrupt
 """

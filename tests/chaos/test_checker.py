@@ -117,6 +117,16 @@ def test_a_connection_that_two_hosts_accepted() -> None:
     assert rules(steady(), accepted[0], later, good) == []
 
 
+def test_a_client_port_that_is_used_again_at_once() -> None:
+    first = event(110.1, "accepted", host="host1", port=7, client=5000)
+    soon = event(130.3, "accepted", host="host2", port=7, client=5000)
+    history = [opened(90, "host2", 7), first, soon, connection(110, 130, ok=True, error=None)]
+    of_another = probe(130.4, 7, "host2", began=130.2, client=5001)
+    assert rules(history, of_another) == ["a connection moved"]  # told late
+    assert rules(history, probe(130.4, 7, "host2", began=130.2, client=5000)) == []
+    assert rules(history, connection(130.2, 140, "host2", ok=True, error=None)) == []
+
+
 def test_a_connection_that_broke() -> None:
     assert rules(steady(), broken(110, 130)) == ["a connection broke"]
 
