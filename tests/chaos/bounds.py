@@ -69,6 +69,11 @@ CUTS = {"lan_cut"}
 other fault may be seen by those who begin a connection to one: packets outlive all processes. The
 same holds for ports that bind(VIP, 0) gave."""
 
+ENDS_DAEMONS = {"kill", "stop", "upgrade", "away"}
+"""An emptied etcd changes nothing, as the daemons remember the definitions. If all of them begin
+anew before the operator has written these again, nobody does (docs/failures.md): until all is
+settled then there may be no VIP, and whatever is with it may break."""
+
 REMOVES = {
     *("kill", "freeze", "stop", "upgrade", "away", "server_kill"),
     *("etcd_kill", "etcd_freeze", "etcd_empty", "etcd_cut", "etcd_gone", "lan_cut"),

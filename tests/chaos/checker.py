@@ -156,7 +156,7 @@ def _is_owed(history: History, protocol: str, port: int, span: Span, error: str)
     ]
     if not known or history.is_steady(span):
         return bool(known)
-    if history.is_cut(span):
+    if history.is_cut(span) or history.is_forgotten(span):
         return False
     if {listener.host for listener in known} == history.hosts:
         return True

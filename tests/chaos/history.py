@@ -103,6 +103,8 @@ class History:
     def excuses(self, host: str | None, span: Span) -> bool:
         """Whether a fault, or a takeover, explains that a connection to `host` broke that lived
         for `span`. None: the host is not known, so any may have been it."""
+        if self.is_forgotten(span):
+            return True
         return any(
             fault.span.overlaps(span) and self._breaks(fault, host, span) for fault in self.faults
         ) or (
@@ -133,6 +135,21 @@ class History:
             and Span(fault.span.begin, self._settled_after(fault.span.end)).overlaps(span)
             for fault in self.faults
         )
+
+    def is_forgotten(self, span: Span) -> bool:
+        """Whether there may be no VIP, as nobody remembered its definition."""
+        return any(
+            Span(emptied.span.begin, self._settled_after(emptied.span.end)).overlaps(span)
+            for emptied in self.faults
+            if emptied.what == "etcd_empty" and self._all_begin_anew(emptied.span)
+        )
+
+    def _all_begin_anew(self, during: Span) -> bool:
+        """The daemons."""
+        ended = (f for f in self.faults if f.what in bounds.ENDS_DAEMONS)
+        anew = {host for fault in ended if fault.span.overlaps(during) for host in fault.hosts}
+        anew |= {e["host"] for e in self.of("daemon") if during.begin <= e["at"] <= during.end}
+        return bool(anew) and anew >= self.hosts
 
     def is_cut(self, span: Span) -> bool:
         """Whether a host has no network, or the others have not settled again since."""

@@ -277,6 +277,24 @@ def test_what_every_host_has_is_reached_whatever_happens() -> None:
     assert rules(everywhere, closed(149, "host2", 80), missed) == []
 
 
+def test_definitions_that_nobody_remembers() -> None:
+    both = [opened(120, host, 80) for host in ("host1", "host2")]
+    history = [*both, probe(150, 80, None, "timeout"), broken(140, 150, "host1")]
+    missed = ["a connection broke", "a listener is not reached"]
+    emptied = fault(142, 150, "etcd_empty")
+    one, other = fault(141, 143, "kill", "host1"), fault(145, 146, "upgrade", "host2")
+    assert sorted(rules(history, emptied, one)) == missed
+    assert sorted(rules(history, one, other)) == missed
+    assert rules(history, emptied, one, other) == []
+    assert rules(history, emptied, one, event(146, "daemon", host="host2")) == []
+    frozen = fault(145, 146, "freeze", "host2")
+    assert sorted(rules(history, emptied, one, frozen)) == missed
+    before = fault(140, 141.9, "kill", "host1")
+    assert sorted(rules(history, emptied, before, other)) == missed
+    settled = [*fault(120, 128, "etcd_empty"), *fault(121, 123, "kill", "host1", "host2")]
+    assert sorted(rules(history, settled, event(130, "settled"))) == missed
+
+
 def test_a_given_port_is_reached_at_once() -> None:
     assert rules(steady(), given(149.8, "host1", 40000), probe(150, 40000, None)) == [
         "a listener is not reached"
