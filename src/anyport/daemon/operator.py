@@ -46,17 +46,26 @@ class Operator:
         return await self._published(definition, revision)
 
     async def change(self, vip: Address, wish: Wish) -> str | None:
+        """Writes nothing if it is so already: no publication would follow, to be waited for."""
         entry = await self._entry(vip)
-        definition = wish.applied(_stored(vip, entry))
+        stored = _stored(vip, entry)
+        definition = wish.applied(stored)
         self._validate(definition)
+        revision = entry.mod_revision
+        if definition != stored:
+            revision = await self._rewrite(entry, definition)
+        return await self._published(definition, revision)
+
+    async def _rewrite(self, entry: Entry, definition: Definition) -> int:
         try:
-            revision = await self._write(
+            return await self._write(
                 [Put(entry.key, values.encode(definition))],
                 [Unchanged(entry.key, entry.mod_revision)],
             )
         except Conflict:
-            raise AnyportError(f"vip {vip} was changed by somebody else just now; again") from None
-        return await self._published(definition, revision)
+            raise AnyportError(
+                f"vip {definition.vip} was changed by somebody else just now; again"
+            ) from None
 
     async def delete(self, vip: Address) -> str | None:
         entry = await self._entry(vip)
