@@ -229,8 +229,10 @@ class LabCluster:
         for program in self._extra:
             program.kill()
         self._extra.clear()
-        for program in self._programs.values():
-            program.reset()
+        # The client first: its RSTs pass the distributor, the hosts' do not, and for a minute a SYN
+        # from the same port would follow the old connection, to where nobody may listen any more.
+        for node in sorted(self._programs, key=lambda node: node != "client"):
+            self._programs[node].reset()
         eventually(lambda: not self.noun("listeners"), "all listeners gone")
 
     def close(self) -> None:
