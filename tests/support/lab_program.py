@@ -36,6 +36,8 @@ PATIENCE = 10.0
 
 PACE, SLOWLY = 0.02, 256
 """Seconds between two rounds of downloads, and bytes that one reads in a round."""
+BREATH = 0.01
+"""Seconds between two rounds of those who otherwise left no time to the daemons under test."""
 
 
 class Download:
@@ -370,7 +372,7 @@ class Program:
                 if back[made] == sent[made]:
                     rounds[made] += 1
                     waiting.discard(made) if asked else begin(made)
-            asked = asked or _is_asked()
+            asked = asked or _is_asked(BREATH)
         return list(rounds.values())
 
     def do_ask_on(self, address: str, port: int, count: int) -> dict[str, int]:
@@ -391,7 +393,7 @@ class Program:
                     else:
                         numbers[made] += 1
                         made.send(str(numbers[made]).encode())
-                asked = asked or _is_asked()
+                asked = asked or _is_asked(BREATH)
         for made in flows:
             made.close()
         return {"sent": sum(numbers.values()) + count, "lost": len(waiting)}
@@ -549,9 +551,9 @@ class Program:
         self._selector.register(made, selectors.EVENT_READ, act)
 
 
-def _is_asked() -> bool:
-    """Whether there is another request."""
-    return bool(select.select([sys.stdin], [], [], 0)[0])
+def _is_asked(within: float = 0) -> bool:
+    """Whether there is another request, or one comes."""
+    return bool(select.select([sys.stdin], [], [], within)[0])
 
 
 def _ready(sockets: Collection[socket.socket], asked: bool) -> list[socket.socket]:
