@@ -17,8 +17,7 @@ import pytest
 
 from anyport.lab import Lab
 from anyport.lab.lab import Settings
-from anyport.registry.keys import HostKey
-from tests.support.lab_cluster import LAB_REGISTRY, Watch, eventually
+from tests.support.lab_cluster import eventually
 from tests.support.lab_etcd import states
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -97,22 +96,15 @@ def test_a_daemon_that_waits_to_join_ends_when_told(lab: Lab, number: int) -> No
 
 @pytest.mark.skipif(shutil.which("etcd") is None, reason="needs etcd")
 def test_a_daemon_that_waits_for_the_first_listing_ends_when_told(lab: Lab) -> None:
-    """etcd stands still from the moment that it has joined, and answers nothing more."""
-    lan = lab.node("lan")
+    """etcd stands still once it has joined, while it loads programs, and answers nothing more."""
+    node, lan = lab.node("host1"), lab.node("lan")
     data = lan.directory / "etcd"
     started = lab.run("lan", [sys.executable, "-m", "anyport.lab.etcd", str(data), lan.address])
-    [endpoint] = json.loads(started.stdout)
     pid = int(json.loads((data / "etcd.json").read_text())["pid"])
-    key = str(HostKey("host1"))
-    words = [sys.executable, LAB_REGISTRY, endpoint, "watch", key]
-    with lab.popen("lan", words, stdout=subprocess.PIPE, text=True) as watching:
-        watch = Watch(watching)
-        assert watch.next() == "ready"
-        with daemon(lab, {"registry": {"endpoints": [endpoint]}}) as process:
-            assert watch.next() == f"put {key}"
-            os.kill(pid, signal.SIGSTOP)
-            eventually(lambda: states(pid) == {"T"}, "etcd to stand still")
-            log = lab.node("host1").log
-            eventually(lambda: "packets are met in" in log.read_text(), "it to be about to list")
-            assert_ends(lab, process, signal.SIGTERM)
-        watching.kill()
+    with daemon(lab, {"registry": {"endpoints": json.loads(started.stdout)}}) as process:
+        links = node.pins / "links"
+        eventually(lambda: links.exists() and any(links.iterdir()), "it to have joined")
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: states(pid) == {"T"}, "etcd to stand still")
+        eventually(lambda: "packets are met in" in node.log.read_text(), "it to be about to list")
+        assert_ends(lab, process, signal.SIGTERM)
