@@ -42,8 +42,17 @@ $(VENV)/.dev: $(VENV)/.demo
 bpf: $(VENV)/.host
 	$(MAKE) --silent -C bpf
 
+# JOBS= files of tests side by side, but for those that are about speed or time.
+JOBS ?= 1
+ALONE := tests/bench tests/chaos
 test: $(VENV)/.dev bpf
+ifeq ($(JOBS),1)
 	$(BIN)/pytest
+else
+	$(BIN)/pytest $(ALONE)
+	$(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder \
+		$(addprefix --ignore=,$(ALONE))
+endif
 
 # Mutated packets through the packet program and its reference model. SEED= repeats a run.
 COUNT ?= 1000000
