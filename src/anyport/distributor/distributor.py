@@ -13,9 +13,9 @@ from anyport.config import Config
 from anyport.decide import routes as rules
 from anyport.decide.election import next_term
 from anyport.decide.tables import HostRow
-from anyport.distributor.absent import RETURN_SECONDS, AbsentHosts, Returning
+from anyport.distributor.absent import AbsentHosts, Returning
+from anyport.distributor.asking import Asking
 from anyport.distributor.candidacies import Candidacies
-from anyport.distributor.gathering import GRACE_SECONDS, LONGEST_SECONDS, Gatherings
 from anyport.distributor.handover import Handover, until
 from anyport.distributor.hops import Choices, Paths
 from anyport.distributor.lan import Lan
@@ -70,7 +70,6 @@ class Distributor:
         quarantine = config.blocks.quarantine
         self._absent = AbsentHosts(self.host, known_hosts, quarantine, clock)
         self._returning = Returning(self._absent, clock)
-        self._unheard = Unheard(mirror, self._absent, quarantine, clock)
         here = config.host.described()
         self._paths = Paths(here, interface.index, routes, self._all_hosts)
         routes.on_change(self._routes_changed)
@@ -99,8 +98,9 @@ class Distributor:
             self._close,
             clock,
         )
-        self._gatherings = Gatherings(
-            lambda: self._mirror.cluster, lambda *said: self.programmer.enter(*said), self._gathered
+        unheard = Unheard(mirror, self._absent, quarantine, clock)
+        self._asking = Asking(
+            mirror, self._returning, unheard, lambda: self.programmer, self.offices, self._say
         )
 
     # ---- start and stop ----
@@ -169,11 +169,11 @@ class Distributor:
         for vip in touched.distributing & self.offices.keys():
             self._rivals.answer(self.offices[vip])
         gathered = self.offices.keys() if touched.hosts else touched.definitions
-        self._follow_gatherings({*gathered, *touched.connections})
+        self._asking.follow({*gathered, *touched.connections})
         if touched.definitions or touched.hosts:
             self._tell_peers()
         if touched.hosts or touched.definitions:
-            self._follow_absent()
+            self._asking.follow_absent()
         if touched.definitions or touched.candidacies or touched.distributing or touched.hosts:
             await self._elections(self._vips())
 
@@ -200,7 +200,7 @@ class Distributor:
             if elected == self.host and vip not in self.offices:
                 if not self._waits(vip, awaited):
                     await self._take_office(vip)
-                    self._follow_gatherings(self.offices)
+                    self._asking.follow(self.offices)
             elif elected != self.host:
                 self._resign(vip, elected)
 
@@ -235,61 +235,14 @@ class Distributor:
             return  # the lease went meanwhile, and with it the publication
         self._tell_peers()
         self._lan.hear(vip)
-        self._answer(definition, gathers)
+        self.programmer.answer(
+            definition, self._interface.mac, self._asking.begin(vip, anew=gathers)
+        )
         office.answering = True
         log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)
         self._lan.announce(vip)
         if gathers:
-            self._gather(office, self._patience())
-
-    def _answer(self, definition: Definition, gathers: bool) -> None:
-        vip, mac = definition.vip, self._interface.mac
-        if gathers:
-            self._unheard.begin(vip)
-        else:
-            self._unheard.resume(vip, self.programmer.stand_in(vip))
-        self.programmer.answer(definition, mac, self._patience() + GRACE_SECONDS if gathers else 0)
-        self.programmer.set_stand_in(vip, self._unheard.stand_in(vip, definition))
-
-    def _patience(self) -> float:
-        """Seconds for members to answer: daemons that have just come back begin late."""
-        return RETURN_SECONDS if self._returning.just_back() else LONGEST_SECONDS
-
-    def _gather(self, office: Office, seconds: float) -> None:
-        """Asked for after the announcement: what the former distributor has let through until
-        then, the hosts know by now. `seconds`: to answer in."""
-        office.published = replace(office.published, gathering=True)
-        self._say(office)
-        self._gatherings.begin(office.vip, office.published.term, office.definition, seconds)
-        self._gatherings.follow(office.vip, office.definition)
-
-    def _follow_gatherings(self, vips: Iterable[Address]) -> None:
-        for vip in self.offices.keys() & {*vips}:
-            self._gatherings.follow(vip, self.offices[vip].definition)
-
-    def _gathered(self, vip: Address, mute: Collection[str]) -> None:
-        office = self.offices[vip]
-        self._unheard.heard(vip, mute)
-        self._set_stand_in(office)
-        self.programmer.gather(vip, 0)
-        office.published = replace(office.published, gathering=False)
-        self._say(office)
-
-    def _follow_absent(self) -> None:
-        """Who has gone may have what nobody knows; who is back is asked."""
-        for office in [office for office in self.offices.values() if office.answering]:
-            self._set_stand_in(office)
-            seconds = self._unheard.left(office.vip)
-            if seconds and not self._gatherings.is_pending(office.vip):
-                self._gather(office, seconds)
-
-    def _set_stand_in(self, office: Office) -> None:
-        vip = office.vip
-        former = self.programmer.stand_in(vip)
-        host = self._unheard.stand_in(vip, office.definition)
-        if host != former:
-            self.programmer.set_stand_in(vip, host)
-            log.info("vip %s: connections that nobody knows go to %s", vip, host or "no host")
+            self._asking.ask(office)
 
     def _lose_offices(self) -> None:
         """The lease went, and with it what was published: another host may have been elected.
@@ -298,8 +251,7 @@ class Distributor:
             office.ended = True
             self._publisher.delete(str(DistributingKey(self.host, vip)))
             self._lan.stop_announcing(vip)
-            self._gatherings.end(vip)
-            self._unheard.end(vip)
+            self._asking.end(vip)
             log.warning("vip %s: term %d ended with the lease", vip, office.published.term)
         self._handover.unwatched(self.offices.keys())
         self.offices.clear()
@@ -308,8 +260,7 @@ class Distributor:
     def _resign(self, vip: Address, elected: str | None) -> None:
         """Another host has the VIP, or nobody is to have it."""
         office = self.offices.pop(vip, None)
-        self._gatherings.end(vip)
-        self._unheard.end(vip)
+        self._asking.end(vip)
         self._publisher.delete(str(DistributingKey(self.host, vip)))
         if office is not None:
             office.ended = True
@@ -387,7 +338,7 @@ class Distributor:
             self._handover.tick()
             if self._absent.follow(self._mirror.cluster.hosts) or self._returning.is_over():
                 self._subscription.add(Touched(hosts={self.host}))
-            self._follow_absent()
+            self._asking.follow_absent()
             try:
                 for office in list(self.offices.values()):
                     await self._rivals.check_fence(office, self.programmer)
