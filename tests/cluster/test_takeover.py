@@ -185,6 +185,34 @@ def test_an_absent_host_is_asked_when_it_is_back(cluster: LabCluster, port: int)
     assert (known[spoken.port], known[silent.port]) == (old, old)
 
 
+def test_of_several_absent_hosts_those_who_return_keep_their_connections(
+    cluster: LabCluster, port: int
+) -> None:
+    """Two daemons die together and are back in seconds, after a takeover: nobody guessed."""
+    cluster.lab.client("host1").set_vip(VIP, method="round-robin")
+    old = cluster.distributor()
+    also = next(host for host in HOSTS if host not in (old, "host1"))
+    for host in HOSTS:
+        cluster[host].do("serve", address=VIP, port=port, length=LENGTH)
+    cluster.await_targets(port, set(HOSTS))
+    with downloads(cluster, VIP, port) as told:
+        eventually(lambda: begun(cluster, old, VIP, port), "all to be under way")
+        kill(cluster, old)
+        kill(cluster, also)
+        new = taken_over(cluster, old, VIP)
+        revive(cluster, old)
+        revive(cluster, also)
+        eventually(lambda: members(cluster) == set(HOSTS), "all to be members")
+        eventually(lambda: heard_all(cluster, new, VIP), "both to have said what they have")
+    assert told["wrong"] == []
+    assert set(told["served"]) == set(HOSTS)
+
+
+def heard_all(cluster: LabCluster, host: str, vip: str) -> bool:
+    said = cluster.log(host).rpartition(f"vip {vip}: connections that nobody knows go to ")[2]
+    return said.startswith("no host")
+
+
 def test_half_open_connections_are_known(cluster: LabCluster, port: int) -> None:
     """Their handshakes end after the takeover: at a wrong target they would be reset."""
     cluster.lab.client("host1").set_vip(VIP, method="round-robin")

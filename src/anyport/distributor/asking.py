@@ -12,6 +12,7 @@ from anyport.distributor.gathering import GRACE_SECONDS, LONGEST_SECONDS, Gather
 from anyport.distributor.office import Office
 from anyport.distributor.programmer import Programmer
 from anyport.distributor.unheard import Unheard
+from anyport.model import Definition
 from anyport.model.definition import Address
 from anyport.registry.mirror import Mirror
 
@@ -40,16 +41,17 @@ class Asking:
             lambda: mirror.cluster, lambda *said: programmer().enter(*said), self._known
         )
 
-    def begin(self, vip: Address, anew: bool) -> float:
+    def begin(self, definition: Definition, anew: bool) -> float:
         """A tenure, or, not `anew`, one that a former daemon of this host began. For how many
         seconds at most unknown connections are to wait."""
+        vip = definition.vip
         if not anew:
             host = self._programmer().stand_in(vip)
             self._unheard.resume(vip, host)
             self._programmer().set_stand_in(vip, host)  # none, if it was forgotten meanwhile
             return 0.0
         self._unheard.begin(vip)
-        return self._patience() + GRACE_SECONDS
+        return max(self._patience() + GRACE_SECONDS, self._unheard.in_doubt(vip, definition))
 
     def ask(self, office: Office) -> None:
         """All members, once the VIP has been announced: what the former distributor has let
@@ -88,7 +90,7 @@ class Asking:
         office = self._offices[vip]
         self._unheard.heard(vip, mute)
         self._set_stand_in(office)
-        self._programmer().gather(vip, 0)
+        self._programmer().gather(vip, self._unheard.in_doubt(vip, office.definition))
         office.published = replace(office.published, gathering=False)
         self._say(office)
 

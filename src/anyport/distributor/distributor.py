@@ -98,7 +98,7 @@ class Distributor:
             self._close,
             clock,
         )
-        unheard = Unheard(mirror, self._absent, quarantine, clock)
+        unheard = Unheard(lambda: mirror.cluster, self._absent, quarantine, clock)
         self._asking = Asking(
             mirror, self._returning, unheard, lambda: self.programmer, self.offices, self._say
         )
@@ -236,7 +236,7 @@ class Distributor:
         self._tell_peers()
         self._lan.hear(vip)
         self.programmer.answer(
-            definition, self._interface.mac, self._asking.begin(vip, anew=gathers)
+            definition, self._interface.mac, self._asking.begin(definition, anew=gathers)
         )
         office.answering = True
         log.info("vip %s: distributing, term %d, ports %s", vip, term, definition.ports)

@@ -5,19 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from math import inf
 
 from anyport.decide.absent import stand_in
 from anyport.distributor.absent import AbsentHosts
-from anyport.model import Definition
+from anyport.model import Cluster, Definition
 from anyport.model.definition import Address
-from anyport.registry.mirror import Mirror
+
+DOUBT_SECONDS = 10.0
+"""For hosts to return, if more than one may have what nobody knows: to guess would cut connections
+that their senders would keep up for so long."""
 
 
 @dataclass
 class _Tenure:
-    """`asked`: who may be among `unheard` yet."""
+    """`asked`: who may be among `unheard` yet. `doubt_until`: see DOUBT_SECONDS."""
 
     until: float
+    doubt_until: float
     unheard: set[str]
     asked: set[str] = field(default_factory=set)
     stand_in: str | None = None
@@ -27,10 +32,14 @@ class Unheard:
     """What nobody says is its own may be theirs (docs/adr/0018)."""
 
     def __init__(
-        self, mirror: Mirror, hosts: AbsentHosts, seconds: float, clock: Callable[[], float]
+        self,
+        cluster: Callable[[], Cluster],
+        hosts: AbsentHosts,
+        seconds: float,
+        clock: Callable[[], float],
     ) -> None:
         """`seconds`: for so long after a takeover."""
-        self._mirror = mirror
+        self._cluster = cluster
         self._hosts = hosts
         self._seconds = seconds
         self._clock = clock
@@ -38,14 +47,16 @@ class Unheard:
 
     def begin(self, vip: Address) -> None:
         """All members are asked; who is absent should be."""
-        until = self._clock() + self._seconds
-        asked = set(self._mirror.cluster.hosts)
-        self._tenures[vip] = _Tenure(until, set(self._hosts.absent), asked)
+        now = self._clock()
+        asked = set(self._cluster().hosts)
+        self._tenures[vip] = _Tenure(
+            now + self._seconds, now + DOUBT_SECONDS, set(self._hosts.absent), asked
+        )
 
     def resume(self, vip: Address, host: str | None) -> None:
         """As a former daemon of this host has left it: `host` stands in."""
         until = self._clock() + self._seconds
-        self._tenures[vip] = _Tenure(until, {host} if host else set(), stand_in=host)
+        self._tenures[vip] = _Tenure(until, -inf, {host} if host else set(), stand_in=host)
 
     def end(self, vip: Address) -> None:
         self._tenures.pop(vip, None)
@@ -55,10 +66,16 @@ class Unheard:
         tenure = self._tenures[vip]
         tenure.unheard = (tenure.unheard | tenure.asked) & {*self._hosts.absent, *mute}
 
+    def in_doubt(self, vip: Address, definition: Definition) -> float:
+        """For how many seconds segments of connections that nobody knows had better wait."""
+        tenure = self._tenures[vip]
+        several = sum(definition.allows(host) for host in tenure.unheard) > 1
+        return max(0.0, tenure.doubt_until - self._clock()) if several else 0.0
+
     def left(self, vip: Address) -> float:
         """For how many seconds hosts that are there may be asked again; 0: there are none."""
         tenure = self._tenures[vip]
-        there = tenure.unheard & self._mirror.cluster.hosts.keys()
+        there = tenure.unheard & self._cluster().hosts.keys()
         return max(0.0, tenure.until - self._clock()) if there else 0.0
 
     def stand_in(self, vip: Address, definition: Definition) -> str | None:
@@ -66,7 +83,7 @@ class Unheard:
         tenure = self._tenures[vip]
         if self._clock() >= tenure.until:
             tenure.unheard.clear()
-        tenure.unheard &= {*self._hosts.absent, *self._mirror.cluster.hosts}
+        tenure.unheard &= {*self._hosts.absent, *self._cluster().hosts}
         allowed = {host for host in tenure.unheard if definition.allows(host)}
         tenure.stand_in = stand_in(allowed, self._hosts.absent, tenure.stand_in)
         return tenure.stand_in
