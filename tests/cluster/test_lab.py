@@ -156,6 +156,24 @@ def test_a_second_lab_of_the_name_is_refused_and_harms_nothing(lab: Lab) -> None
     assert lab.run("host1", ["true"]).returncode == 0
 
 
+def test_the_last_of_other_labs_goes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes the directory of all of them along, which this one has just made or seen."""
+    labs, make, goes = tmp_path / "labs", Path.mkdir, iter([True])
+
+    def mkdir(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        make(path, mode, parents, exist_ok)
+        if path == labs and next(goes, False):
+            labs.rmdir()
+
+    monkeypatch.setattr("anyport.lab.node._RUN", labs)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with Lab(f"t{os.getpid()}") as lab:
+        lab.build(hosts=1)
+        assert lab.node("host1").directory.is_dir()
+
+
 def test_down_ends_what_runs_and_leaves_nothing(lab: Lab) -> None:
     lab.build(hosts=2)
     with sleeping(lab, "host2") as sleeper:

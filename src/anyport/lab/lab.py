@@ -107,11 +107,17 @@ class Lab:
         taken = AnyportError(f"lab {self.name} is there already: `anyport lab down` removes it")
         if self.exists:
             raise taken
-        self._places.directory.parent.mkdir(exist_ok=True)
         try:
-            self._places.directory.mkdir(mode=0o700)
+            self._make_directory()
         except FileExistsError:
             raise taken from None
+
+    def _make_directory(self) -> None:
+        while True:
+            self._places.directory.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # the last of other labs went just now
+                self._places.directory.mkdir(mode=0o700)
+                return
 
     @contextlib.contextmanager
     def _or_down(self) -> Iterator[None]:
