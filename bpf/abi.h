@@ -368,7 +368,6 @@ enum verdict {
 	VERDICT_SELECTED,	    /* new connection, by the selection table */
 	VERDICT_FALLBACK,	    /* new connection, without a table */
 	VERDICT_HASHED,		    /* not a SYN and not known: where the hash says */
-	VERDICT_ABSENT,		    /* the same: to the host that could not say it is its own */
 	VERDICT_TABLE_FULL,	    /* new connection, not remembered: where the hash says */
 	VERDICT_ICMP_ERROR,	    /* about a connection: to its target */
 	VERDICT_FRAGMENT,	    /* not the first of its packet: to where that went */
@@ -389,6 +388,7 @@ enum verdict {
 	VERDICT_DROP_TABLE,	    /* a table entry points nowhere */
 	VERDICT_DROP_FENCED,	    /* not sent here by the host that announced the VIP */
 	VERDICT_DROP_GATHERING,	    /* not a SYN and not known: whose it is, is being asked */
+	VERDICT_ABSENT,		    /* not known by those who are there: to a host that is absent */
 	VERDICT_COUNTERS,
 };
 

@@ -127,6 +127,14 @@ static __always_inline __u64 choose_for_error(const struct packet *packet,
 	return chosen(VERDICT_ICMP_ERROR, slot);
 }
 
+/* Hosts are being asked which connections they have. */
+static __always_inline bool gathers(const struct packet *packet)
+{
+	__s32 left = packet->gathering_until - ticks();
+
+	return packet->gathering_until && left > 0;
+}
+
 /*
  * Of a connection that some host may have, and has not said yet: a wrong target
  * would reset it, and so would the local stack, for a port that has no listener any
@@ -134,9 +142,7 @@ static __always_inline __u64 choose_for_error(const struct packet *packet,
  */
 static __always_inline bool waits(const struct packet *packet)
 {
-	__s32 left = packet->gathering_until - ticks();
-
-	return packet->gathering_until && left > 0 && !packet->opens && !packet->resets;
+	return gathers(packet) && !packet->opens && !packet->resets;
 }
 
 /*
@@ -202,7 +208,8 @@ static __always_inline void take_settings(struct packet *packet, const struct vi
 {
 	packet->udp_idle_ns = vip->udp_idle_ns;
 	packet->gathering_until = vip->gathering_until;
-	packet->absent = vip->absent;
+	/* Until they have said so, what is not known may be anybody's. */
+	packet->absent = vip->absent && gathers(packet) ? 0 : vip->absent;
 }
 
 /* Over the extension headers, to what follows. False: `decision` is made. */

@@ -70,9 +70,12 @@ other fault may be seen by those who begin a connection to one: packets outlive 
 same holds for ports that bind(VIP, 0) gave."""
 
 ENDS_DAEMONS = {"kill", "stop", "upgrade", "away"}
-"""An emptied etcd changes nothing, as the daemons remember the definitions. If all of them begin
-anew before the operator has written these again, nobody does (docs/failures.md): until all is
-settled then there may be no VIP, and whatever is with it may break."""
+"""An emptied etcd changes nothing, as the daemons remember the definitions. One that begins anew
+before the operator has written these again does not, and takes the VIP off its host
+(docs/failures.md): until all is settled then there may be none, and what is with it may break."""
+
+START_SECONDS = 5.0
+"""For a daemon to have read the registry, the machine being busy."""
 
 REMOVES = {
     *("kill", "freeze", "stop", "upgrade", "away", "server_kill"),

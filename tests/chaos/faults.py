@@ -154,6 +154,8 @@ class Faults:
         [host] = hosts
         self._client(self._answering()).drain(host)
         yield
+        # It may have gone with an emptied store, which `status` asks to have said again.
+        self._operate(lambda client: client.drain(host))
         self._operate(lambda client: client.resume(host))
 
     @contextmanager

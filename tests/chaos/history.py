@@ -137,19 +137,20 @@ class History:
         )
 
     def is_forgotten(self, span: Span) -> bool:
-        """Whether there may be no VIP, as nobody remembered its definition."""
+        """Whether there may be no VIP on a host, as its daemon did not know of the definition."""
         return any(
             Span(emptied.span.begin, self._settled_after(emptied.span.end)).overlaps(span)
             for emptied in self.faults
-            if emptied.what == "etcd_empty" and self._all_begin_anew(emptied.span)
+            if emptied.what == "etcd_empty" and self._begins_anew(emptied.span)
         )
 
-    def _all_begin_anew(self, during: Span) -> bool:
-        """The daemons."""
+    def _begins_anew(self, during: Span) -> bool:
+        """A daemon, or it was about to."""
+        near = during.wider(bounds.START_SECONDS, 0)
         ended = (f for f in self.faults if f.what in bounds.ENDS_DAEMONS)
-        anew = {host for fault in ended if fault.span.overlaps(during) for host in fault.hosts}
-        anew |= {e["host"] for e in self.of("daemon") if during.begin <= e["at"] <= during.end}
-        return bool(anew) and anew >= self.hosts
+        return any(fault.span.overlaps(near) for fault in ended) or any(
+            near.begin <= e["at"] <= near.end for e in self.of("daemon")
+        )
 
     def is_cut(self, span: Span) -> bool:
         """Whether a host has no network, or the others have not settled again since."""

@@ -208,6 +208,20 @@ def test_of_several_absent_hosts_those_who_return_keep_their_connections(
     assert set(told["served"]) == set(HOSTS)
 
 
+def test_who_is_dead_stands_in_for_nobody_for_long(cluster: LabCluster, port: int) -> None:
+    """Its clients are reset, and may connect again (R8), once it is known that it is no more."""
+    cluster.lab.client("host1").set_vip(VIP, method="round-robin")
+    old = cluster.distributor()
+    cluster[old].listen(VIP, port)
+    cluster.await_targets(port, {old})
+    connection = cluster.client.connect(VIP, port)
+    die(cluster, old)
+    new = taken_over(cluster, old, VIP)
+    eventually(lambda: heard_all(cluster, new, VIP), "its death to be noticed")
+    with pytest.raises(ConnectionResetError):
+        connection.say("who is there")
+
+
 def heard_all(cluster: LabCluster, host: str, vip: str) -> bool:
     said = cluster.log(host).rpartition(f"vip {vip}: connections that nobody knows go to ")[2]
     return said.startswith("no host")

@@ -457,12 +457,12 @@ def test_each_verdict_has_a_case() -> None:
     seen = {case.verdict for cases in tables for case in cases}
     in_sequence = {
         "established",
-        "absent",
         "fragment",
         "fragments_released",
         "distributed",
         "table_full",
         "drop_encapsulation",
         "drop_gathering",
+        "absent",
     }
     assert seen | in_sequence == {verdict.name.lower() for verdict in Verdict}

@@ -27,8 +27,11 @@ class World:
         self.entered: list[tuple[str, bytes]] = []
         self.done: list[Address] = []
         self.mute: list[str] = []
+        self.left: list[set[str]] = []
         self.answer = Entered(0, 0)
-        self.gatherings = Gatherings(self.cluster, self.enter, self.known)
+        self.gatherings = Gatherings(
+            self.cluster, self.enter, self.hear, self.known, lambda vip: self.follow()
+        )
 
     def cluster(self) -> Cluster:
         return Cluster(9, {}, self.hosts, {}, {}, {}, {}, connections=self.said)
@@ -37,6 +40,9 @@ class World:
         assert vip == VIP
         self.entered.append((host, rows))
         return self.answer
+
+    def hear(self, vip: Address, left: Collection[str]) -> None:
+        self.left.append(set(left))
 
     def known(self, vip: Address, mute: Collection[str]) -> None:
         self.done.append(vip)
@@ -53,7 +59,7 @@ class World:
 def in_world(scenario: Callable[[World], Awaitable[None]], seconds: float = 600.0) -> None:
     async def run() -> None:
         world = World()
-        world.gatherings.begin(VIP, TERM, world.definition, seconds)
+        world.gatherings.begin(VIP, TERM, seconds)
         await scenario(world)
         world.gatherings.end(VIP)
 
@@ -71,6 +77,7 @@ def test_pieces_are_entered_as_they_come_and_once() -> None:
         assert world.done == [VIP]
         world.say("a", 0, 1, b"again")
         assert len(world.entered) == 3
+        assert world.left == [{"a", "b"}, {"a"}, {"a"}, set()]
 
     in_world(scenario)
 

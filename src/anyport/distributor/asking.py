@@ -30,15 +30,21 @@ class Asking:
         programmer: Callable[[], Programmer],
         offices: Mapping[Address, Office],
         say: Callable[[Office], None],
+        wake: Callable[[Address], None],
     ) -> None:
-        """`say` publishes an office again: hosts answer while it says `gathering`."""
+        """`say` publishes an office again: hosts answer while it says `gathering`. `wake`: the VIP
+        wants to be followed."""
         self._returning = returning
         self._unheard = unheard
         self._programmer = programmer
         self._offices = offices
         self._say = say
         self._gatherings = Gatherings(
-            lambda: mirror.cluster, lambda *said: programmer().enter(*said), self._known
+            lambda: mirror.cluster,
+            lambda *said: programmer().enter(*said),
+            unheard.said,
+            self._known,
+            wake,
         )
 
     def begin(self, definition: Definition, anew: bool) -> float:
@@ -46,12 +52,10 @@ class Asking:
         seconds at most unknown connections are to wait."""
         vip = definition.vip
         if not anew:
-            host = self._programmer().stand_in(vip)
-            self._unheard.resume(vip, host)
-            self._programmer().set_stand_in(vip, host)  # none, if it was forgotten meanwhile
+            self._unheard.resume(vip, self._programmer().stand_in(vip))
             return 0.0
         self._unheard.begin(vip)
-        return max(self._patience() + GRACE_SECONDS, self._unheard.in_doubt(vip, definition))
+        return self._patience() + GRACE_SECONDS
 
     def ask(self, office: Office) -> None:
         """All members, once the VIP has been announced: what the former distributor has let
@@ -72,6 +76,14 @@ class Asking:
             if seconds and not self._gatherings.is_pending(office.vip):
                 self._gather(office, seconds)
 
+    def stand_ins(self) -> set[str]:
+        """Of all VIPs."""
+        return self._unheard.stand_ins()
+
+    def dead(self, hosts: Collection[str]) -> None:
+        """They have no connections any more."""
+        self._unheard.dead(hosts)
+
     def end(self, vip: Address) -> None:
         self._gatherings.end(vip)
         self._unheard.end(vip)
@@ -83,7 +95,7 @@ class Asking:
     def _gather(self, office: Office, seconds: float) -> None:
         office.published = replace(office.published, gathering=True)
         self._say(office)
-        self._gatherings.begin(office.vip, office.published.term, office.definition, seconds)
+        self._gatherings.begin(office.vip, office.published.term, seconds)
         self._gatherings.follow(office.vip, office.definition)
 
     def _known(self, vip: Address, mute: Collection[str]) -> None:
@@ -97,6 +109,5 @@ class Asking:
     def _set_stand_in(self, office: Office) -> None:
         vip, programmer = office.vip, self._programmer()
         host = self._unheard.stand_in(vip, office.definition)
-        if host != programmer.stand_in(vip):
-            programmer.set_stand_in(vip, host)
+        if programmer.set_stand_in(vip, host):
             log.info("vip %s: connections that nobody knows go to %s", vip, host or "no host")

@@ -23,6 +23,7 @@ from anyport.distributor.live import live
 from anyport.distributor.office import Office
 from anyport.distributor.peers import peers
 from anyport.distributor.programmer import Programmer
+from anyport.distributor.pulse import Pulse
 from anyport.distributor.quarantine import Quarantine
 from anyport.distributor.rivals import Rivals
 from anyport.distributor.unheard import Unheard
@@ -70,6 +71,7 @@ class Distributor:
         quarantine = config.blocks.quarantine
         self._absent = AbsentHosts(self.host, known_hosts, quarantine, clock)
         self._returning = Returning(self._absent, clock)
+        self._pulse = Pulse(interface, clock)
         here = config.host.described()
         self._paths = Paths(here, interface.index, routes, self._all_hosts)
         routes.on_change(self._routes_changed)
@@ -100,7 +102,13 @@ class Distributor:
         )
         unheard = Unheard(lambda: mirror.cluster, self._absent, quarantine, clock)
         self._asking = Asking(
-            mirror, self._returning, unheard, lambda: self.programmer, self.offices, self._say
+            mirror,
+            self._returning,
+            unheard,
+            lambda: self.programmer,
+            self.offices,
+            self._say,
+            lambda vip: self._subscription.add(Touched(connections={vip})),
         )
 
     # ---- start and stop ----
@@ -235,6 +243,7 @@ class Distributor:
             return  # the lease went meanwhile, and with it the publication
         self._tell_peers()
         self._lan.hear(vip)
+        self._absent.follow(cluster.hosts)  # some may have gone while it was published
         self.programmer.answer(
             definition, self._interface.mac, self._asking.begin(definition, anew=gathers)
         )
@@ -326,9 +335,8 @@ class Distributor:
         self._subscription.add(Touched(hosts=set(self._mirror.cluster.hosts)))
 
     def _tell_peers(self) -> None:
-        cluster = self._mirror.cluster
-        vips = self.programmer.vips
-        self.programmer.tell_peers(peers(cluster.hosts.values(), cluster.definitions, vips))
+        hosts, definitions = self._all_hosts().values(), self._mirror.cluster.definitions
+        self.programmer.tell_peers(peers(hosts, definitions, self.programmer.vips))
 
     # ---- by and by ----
 
@@ -338,6 +346,8 @@ class Distributor:
             self._handover.tick()
             if self._absent.follow(self._mirror.cluster.hosts) or self._returning.is_over():
                 self._subscription.add(Touched(hosts={self.host}))
+            absent = self._asking.stand_ins() & self._absent.absent.keys()
+            self._asking.dead(await self._pulse.dead(absent, self._paths.choices))
             self._asking.follow_absent()
             try:
                 for office in list(self.offices.values()):

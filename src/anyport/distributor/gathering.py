@@ -36,6 +36,9 @@ class _Gathering:
     others: Counter[str] = field(default_factory=Counter)
     no_room: Counter[str] = field(default_factory=Counter)
 
+    def is_over(self) -> bool:
+        return asyncio.get_running_loop().time() >= self.began + self.seconds
+
 
 class Gatherings:
     """The VIPs whose connections are being asked for: unknown ones wait in the kernel meanwhile."""
@@ -44,20 +47,25 @@ class Gatherings:
         self,
         cluster: Callable[[], Cluster],
         enter: Callable[[Address, str, bytes], Entered],
+        said: Callable[[Address, Collection[str]], None],
         done: Callable[[Address, Collection[str]], None],
+        wake: Callable[[Address], None],
     ) -> None:
-        """`enter` gets a host's rows; `done` is told when a VIP's connections are known, but
-        those of these members."""
+        """`enter` gets a host's rows. `said` is told whose connections are not known yet, of the
+        members, and `done` whose are not when no more are waited for. `wake`: time is over, and
+        the VIP wants to be followed."""
         self._cluster = cluster
         self._enter_rows = enter
+        self._said = said
         self._done = done
+        self._wake = wake
         self._pending: dict[Address, _Gathering] = {}
 
-    def begin(self, vip: Address, term: int, definition: Definition, seconds: float) -> None:
+    def begin(self, vip: Address, term: int, seconds: float) -> None:
         """It has just been asked for; hosts have `seconds` to answer."""
         self.end(vip)
         loop = asyncio.get_running_loop()
-        deadline = loop.call_later(seconds, self._give_up, vip, definition)
+        deadline = loop.call_later(seconds, self._wake, vip)
         self._pending[vip] = _Gathering(term, seconds, loop.time(), deadline)
 
     def follow(self, vip: Address, definition: Definition) -> None:
@@ -66,8 +74,13 @@ class Gatherings:
         if gathering is None:
             return
         self._enter(vip, gathering, definition)
-        if not missing(vip, gathering.term, definition, self._cluster()):
-            self._finish(vip, gathering, ())
+        left = missing(vip, gathering.term, definition, self._cluster())
+        self._said(vip, left)
+        if left and not gathering.is_over():
+            return
+        if left:
+            _name(vip, gathering, left)
+        self._finish(vip, gathering, left)
 
     def is_pending(self, vip: Address) -> bool:
         return vip in self._pending
@@ -89,22 +102,19 @@ class Gatherings:
                     gathering.others[host] += entered.others
                     gathering.no_room[host] += entered.no_room
 
-    def _give_up(self, vip: Address, definition: Definition) -> None:
-        gathering = self._pending[vip]
-        self._enter(vip, gathering, definition)  # what came while others' VIPs were taken
-        late = sorted(missing(vip, gathering.term, definition, self._cluster()))
-        log.warning(
-            "vip %s: not said within %.0f s which connections they have: %s",
-            vip,
-            gathering.seconds,
-            ", ".join(late),
-        )
-        self._finish(vip, gathering, late)
-
     def _finish(self, vip: Address, gathering: _Gathering, mute: Collection[str]) -> None:
         self.end(vip)
         _tell(vip, gathering)
         self._done(vip, mute)
+
+
+def _name(vip: Address, gathering: _Gathering, mute: Collection[str]) -> None:
+    log.warning(
+        "vip %s: not said within %.0f s which connections they have: %s",
+        vip,
+        gathering.seconds,
+        ", ".join(sorted(mute)),
+    )
 
 
 def _tell(vip: Address, gathering: _Gathering) -> None:

@@ -96,9 +96,14 @@ class Programmer:
         """For so long packets of connections that are not known wait; 0: no longer."""
         self._kernel.gather(vip, seconds)
 
-    def set_stand_in(self, vip: Address, host: str | None) -> None:
-        """Who gets them then; None, or a host without a slot: the hash decides."""
-        self._kernel.set_absent(vip, None if host is None else self.slot(host))
+    def set_stand_in(self, vip: Address, host: str | None) -> bool:
+        """Who gets them then; None, or a host without a slot: the hash decides. Whether it is
+        another than before."""
+        slot = None if host is None else self.slot(host)
+        if slot == self._kernel.absent(vip):
+            return False
+        self._kernel.set_absent(vip, slot)
+        return True
 
     def stand_in(self, vip: Address) -> str | None:
         """As the kernel has it; None: nobody, or nobody that is known."""

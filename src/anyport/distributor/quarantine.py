@@ -49,7 +49,7 @@ class Quarantine:
         if self._mirror.connected:
             await self._say_again(vips)
             due = [c for c, since in self._away.items() if now - since > self._seconds]
-            for claim in due[: self._most - self._said()]:
+            for claim in due[: max(0, self._most - self._said())]:
                 with suppress(Conflict):  # its host is there, or says what cannot be read
                     await self._declare_void(claim, now - self._away[claim])
             await self._forget()

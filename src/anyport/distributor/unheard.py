@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from anyport.decide.absent import stand_in
+from anyport.decide.gathering import asked
 from anyport.distributor.absent import AbsentHosts
 from anyport.model import Cluster, Definition
 from anyport.model.definition import Address
@@ -48,9 +49,9 @@ class Unheard:
     def begin(self, vip: Address) -> None:
         """All members are asked; who is absent should be."""
         now = self._clock()
-        asked = set(self._cluster().hosts)
+        members = set(self._cluster().hosts)
         self._tenures[vip] = _Tenure(
-            now + self._seconds, now + DOUBT_SECONDS, set(self._hosts.absent), asked
+            now + self._seconds, now + DOUBT_SECONDS, set(self._hosts.absent), members
         )
 
     def resume(self, vip: Address, host: str | None) -> None:
@@ -61,16 +62,23 @@ class Unheard:
     def end(self, vip: Address) -> None:
         self._tenures.pop(vip, None)
 
+    def said(self, vip: Address, missing: Collection[str]) -> None:
+        """All members but these have said what they have, so far."""
+        self._tenures[vip].unheard &= {*self._hosts.absent, *missing}
+
     def heard(self, vip: Address, mute: Collection[str]) -> None:
         """All members but these have said what they have."""
         tenure = self._tenures[vip]
         tenure.unheard = (tenure.unheard | tenure.asked) & {*self._hosts.absent, *mute}
+        tenure.asked.clear()  # what they have from now on is known here
 
     def in_doubt(self, vip: Address, definition: Definition) -> float:
         """For how many seconds segments of connections that nobody knows had better wait."""
         tenure = self._tenures[vip]
-        several = sum(definition.allows(host) for host in tenure.unheard) > 1
-        return max(0.0, tenure.doubt_until - self._clock()) if several else 0.0
+        now, absent = self._clock(), self._hosts.absent
+        soon = [h for h in absent if now - absent[h].since < DOUBT_SECONDS]  # may be back
+        several = len(self._able(tenure, definition) & {*soon}) > 1
+        return max(0.0, tenure.doubt_until - now) if several else 0.0
 
     def left(self, vip: Address) -> float:
         """For how many seconds hosts that are there may be asked again; 0: there are none."""
@@ -84,6 +92,20 @@ class Unheard:
         if self._clock() >= tenure.until:
             tenure.unheard.clear()
         tenure.unheard &= {*self._hosts.absent, *self._cluster().hosts}
-        allowed = {host for host in tenure.unheard if definition.allows(host)}
-        tenure.stand_in = stand_in(allowed, self._hosts.absent, tenure.stand_in)
+        able = self._able(tenure, definition)
+        tenure.stand_in = stand_in(able, self._hosts.absent, tenure.stand_in)
         return tenure.stand_in
+
+    def stand_ins(self) -> set[str]:
+        """Of all VIPs."""
+        return {t.stand_in for t in self._tenures.values() if t.stand_in is not None}
+
+    def dead(self, hosts: Collection[str]) -> None:
+        """They have no connections any more: they do not even answer for their addresses."""
+        for tenure in self._tenures.values():
+            tenure.unheard.difference_update(hosts)
+
+    def _able(self, tenure: _Tenure, definition: Definition) -> set[str]:
+        """Those that may have connections to the VIP at all."""
+        known = {**self._hosts.hosts, **self._cluster().hosts}
+        return asked(definition, {host: known[host] for host in tenure.unheard if host in known})

@@ -120,7 +120,7 @@ class Model:
             return "established", slot
         if vip.gathering and not sent.opens and not sent.resets:
             raise dropped("drop_gathering")
-        if vip.absent is not None and not sent.opens:
+        if vip.absent is not None and not vip.gathering and not sent.opens:
             return "absent", vip.absent
         if route.kind == RouteKind.NONE:
             raise passed("no_route")
@@ -149,7 +149,12 @@ class Model:
         slot = self.connections.slot(vip.row, flow)
         if route.kind == RouteKind.UNIQUE:
             slot = route.target
-        elif slot is None and vip.absent is not None and flow.protocol is Protocol.TCP:
+        elif (
+            slot is None
+            and vip.absent is not None
+            and not vip.gathering
+            and flow.protocol is Protocol.TCP
+        ):
             slot = vip.absent
         elif slot is None and route.kind == RouteKind.NONE:
             raise passed("no_route")
