@@ -239,6 +239,10 @@ class LabCluster:
         for program in (*self._extra, *self._programs.values()):
             program.kill()
 
+    def forget(self, node: str) -> None:
+        """Kills the node's program; the next use starts another."""
+        self._programs.pop(node).kill()
+
     # ---- what the daemons say ----
 
     def noun(self, what: str, host: str = "host1", **only: str) -> Any:
