@@ -38,6 +38,7 @@ from anyport.model import (
 from anyport.model.definition import Address
 from anyport.registry.base import Delete, Entry, Put, Unchanged, Write
 from anyport.registry.heartbeats import SILENT_TTLS
+from anyport.registry.kept import OFFICE_SECONDS
 from anyport.registry.keys import (
     CandidacyKey,
     ClaimKey,
@@ -54,7 +55,7 @@ from anyport.registry.keys import (
 )
 from anyport.registry.limits import MOST
 from anyport.registry.memory import MemoryRegistry, MemoryStore
-from anyport.registry.mirror import OFFICE_SECONDS, Mirror
+from anyport.registry.mirror import Mirror
 from anyport.registry.touched import Subscription, Touched
 from anyport.registry.values import Noun, encode
 

@@ -15,9 +15,7 @@ A value that does not parse is skipped and reported, once for whoever says such
 
 A store that takes the place of the one before, empty or out of a backup, says
 nothing of what is in force. Its hosts say again what they have: until they
-have, the mirror shows what it showed. The operator's definitions nobody says
-again but the operator, so those that are missing stay, and who distributes
-them, if it takes office again; `emptied` tells of it.
+have, the mirror shows what it showed; some of it stays (registry.kept).
 
 Of a host whose heartbeat stands still nothing is shown that goes with its
 lease, whoever keeps that alive (registry.heartbeats).
@@ -27,7 +25,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -35,23 +32,21 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from anyport.errors import RegistryError
-from anyport.model import Claim, Cluster, Distributing, Heartbeat
+from anyport.model import Claim, Cluster, Heartbeat
 from anyport.registry.base import Change, Deleted, Entry, Listing, Registry, Unchanged
 from anyport.registry.heartbeats import Heartbeats
+from anyport.registry.kept import Kept, is_of_another_store, is_said_again, missing
 from anyport.registry.keys import (
     PREFIX,
     CandidacyKey,
     ClaimKey,
-    ConnectionsKey,
     DefinitionKey,
-    DistributingKey,
     DrainKey,
     HeartbeatKey,
     HostKey,
     Key,
     VoidKey,
     host_prefix,
-    parse,
 )
 from anyport.registry.limits import MOST, Limits
 from anyport.registry.tables import MOST_LISTENERS, Tables
@@ -67,10 +62,6 @@ LONGEST_PAUSE = 5.0
 SETTLE_SECONDS = 10.0
 """What hosts have to say again what they had said in a store that is gone: time to find that out
 (a connection attempt a second), and to write 65,535 listeners."""
-
-OFFICE_SECONDS = 5.0
-"""What a distributor has then to take office again. One whose daemon began anew meanwhile knows of
-no tenure: it would wait for who is elected, and the others for it, for ever."""
 
 _LOOK_SECONDS = 0.5
 
@@ -109,8 +100,7 @@ class Mirror:
         self._settle = settle
         self._clock = clock
         self._store = 0
-        self._kept: set[str] = set()  # keys that are not in the store, but were in another
-        self._offices_until = math.inf  # how long distributors are among them, by `clock`
+        self._kept = Kept(clock)
         self._entries: dict[str, Entry] = {}
         self.unreadable = Unreadable()
         self._tables = Tables(most_listeners)
@@ -127,8 +117,6 @@ class Mirror:
         self.settling = False
         """The store is another; what is shown was in the one before. Hosts say again what they
         have, and nothing new."""
-        self.lost_drains: set[str] = set()
-        """Hosts that were drained in a store that is gone, and have not been drained since."""
         self.on_replaced: Callable[[], None] = lambda: None
         """Called when that begins."""
         self.on_own: Callable[[Mapping[str, bytes | None], int], None] = lambda said, revision: None
@@ -138,7 +126,12 @@ class Mirror:
     @property
     def emptied(self) -> bool:
         """Whether definitions are in force that went with their store, not deleted by anybody."""
-        return any(isinstance(parse(key), DefinitionKey) for key in self._kept)
+        return self._kept.definitions
+
+    @property
+    def lost_drains(self) -> frozenset[str]:
+        """Hosts that were drained in a store that is gone, and have not been drained since."""
+        return frozenset(self._kept.lost_drains)
 
     @property
     def silent(self) -> frozenset[str]:
@@ -167,9 +160,7 @@ class Mirror:
 
     def lost_claims(self) -> list[Claim]:
         """Those that went with their store, and their hosts were not there to say them again."""
-        if not self._kept:
-            return []
-        return [claim for claim in self.cluster.claims.values() if _claim_key(claim) in self._kept]
+        return self._kept.claims(self.cluster)
 
     def subscribe(self) -> Subscription:
         """Each consumer needs its own. It begins with all there is, as `first`, once listed."""
@@ -195,7 +186,7 @@ class Mirror:
         while True:
             try:
                 listing = await self._registry.list(self._prefix)
-                if self._is_of_another_store(listing):
+                if self.listed and self._is_of_another_store(listing):
                     listing = await self._settled()
                 await self._relist(listing)
                 await self._follow()
@@ -212,22 +203,7 @@ class Mirror:
                 self._pause = self._first_pause
 
     def _is_of_another_store(self, listing: Listing) -> bool:
-        """By its name; by a revision that has gone back; by a key older than the last revision
-        seen, which was not there then."""
-        if not self.listed:
-            return False
-        seen = self.cluster.revision
-        return (
-            listing.store != self._store
-            or listing.revision < seen
-            or any(e.create_revision <= seen and self._is_news(e) for e in listing.entries)
-        )
-
-    def _is_news(self, entry: Entry) -> bool:
-        known = self._entries.get(entry.key)
-        if known is None:
-            return parse(entry.key) is not None  # others are not remembered
-        return known.create_revision != entry.create_revision
+        return is_of_another_store(listing, self._store, self.cluster.revision, self._entries)
 
     async def _settled(self) -> Listing:
         """What the store has once it has all that hosts had said, or has had the time for that."""
@@ -239,52 +215,11 @@ class Mirror:
         deadline = self._clock() + self._settle
         while True:
             listing = await self._registry.list(self._prefix)
-            if self._clock() >= deadline or self._missing(listing) <= self._not_said_again():
-                self._keep(listing)
+            if self._clock() >= deadline or is_said_again(listing, self._entries):
+                for key, noun in self._kept.keep(listing, self._entries, self.cluster).items():
+                    self._tables.set(key, noun, Touched())
                 return listing
             await asyncio.sleep(_LOOK_SECONDS)
-
-    def _missing(self, listing: Listing) -> set[str]:
-        return self._entries.keys() - {entry.key for entry in listing.entries}
-
-    def _not_said_again(self) -> set[str]:
-        """The operator says the one, an election the next; a void goes with its claim, pieces
-        with their question."""
-        others = DefinitionKey | DrainKey | DistributingKey | VoidKey | ConnectionsKey
-        return {k for k in self._entries if isinstance(parse(k), others)}
-
-    def _keep(self, listing: Listing) -> None:
-        """Definitions, claims (they carry no lease: a host that is away may have them in use), and
-        distributors that are there: they take office again, in their term."""
-        there = {entry.key for entry in listing.entries}
-        counting = {_claim_key(claim) for claim in self.cluster.claims.values()}
-        for text in self._missing(listing):
-            match parse(text):
-                case DefinitionKey():
-                    self._kept.add(text)
-                case DrainKey(host):
-                    self.lost_drains.add(host)
-                    log.error("host %s: drained no more, as that went with the store", host)
-                case ClaimKey() if text in counting:
-                    self._kept.add(text)
-                case DistributingKey(host, _) if str(HostKey(host)) in there:
-                    self._kept.add(text)
-        self._offices_until = self._clock() + OFFICE_SECONDS
-        self._renumber(listing)
-
-    def _renumber(self, listing: Listing) -> None:
-        """What was said of revisions was of others: programmed are the claims that were there."""
-        new = [
-            entry.mod_revision
-            for entry in listing.entries
-            if isinstance(parse(entry.key), ClaimKey) and entry.key not in self._entries
-        ]
-        programmed = min(new, default=listing.revision + 1) - 1
-        for key in filter(None, map(parse, self._kept)):
-            if isinstance(key, DistributingKey):
-                said = self.cluster.distributing.get((key.vip, key.host))
-                noun = said and Distributing(said.host, said.term, said.definition, programmed)
-                self._tables.set(key, noun, Touched())
 
     async def _relist(self, listing: Listing) -> None:
         if self.stale_since is not None:
@@ -292,7 +227,9 @@ class Mirror:
         self.stale_since = None
         self.settling = False
         self._store = listing.store
-        changes: list[Change] = [Deleted(key) for key in self._missing(listing) - self._kept]
+        changes: list[Change] = [
+            Deleted(key) for key in missing(listing, self._entries) - self._kept.keys
+        ]
         changes += (e for e in listing.entries if self._entries.get(e.key) != e)
         await self._apply(changes, listing.revision)
 
@@ -324,14 +261,9 @@ class Mirror:
 
     def _end_offices(self, touched: Touched) -> None:
         """Heartbeats come all the time, and this with them."""
-        if self._clock() < self._offices_until:
-            return
-        self._offices_until = math.inf
-        for text in list(self._kept):
-            key = parse(text)
-            if isinstance(key, DistributingKey):
-                log.warning("vip %s: %s has not taken office again", key.vip, key.host)
-                self._apply_one(read(Deleted(text)), touched)
+        for key in self._kept.ended_offices():
+            log.warning("vip %s: %s has not taken office again", key.vip, key.host)
+            self._apply_one(read(Deleted(str(key))), touched)
 
     def _hear(self, words: Iterable[Word], touched: Touched) -> None:
         beats = {
@@ -362,9 +294,7 @@ class Mirror:
     def _apply_one(self, word: Word, touched: Touched) -> None:
         change, key, noun = word.change, word.key, word.noun
         old = self._entries.pop(change.key, None)
-        self._kept.discard(change.key)
-        if isinstance(key, DrainKey) and isinstance(change, Entry):
-            self.lost_drains.discard(key.host)
+        self._kept.heard(key, change)
         if key is None:  # a later version's, or not ours
             return
         if isinstance(change, Deleted):
@@ -399,10 +329,6 @@ class Mirror:
             word = read(entry)
             if word.key is not None and word.noun is not None:
                 self._show_one(word.key, entry, word.noun, touched)
-
-
-def _claim_key(claim: Claim) -> str:
-    return str(ClaimKey(claim.host, claim.block.vip, claim.block.first))
 
 
 def _speaker(key: Key) -> str:
