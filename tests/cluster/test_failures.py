@@ -235,6 +235,8 @@ def test_a_daemon_that_stands_still_for_longer_than_its_lease(cluster: LabCluste
     cluster.await_targets(80, set(HOSTS))
     cluster.await_targets(82, {frozen})
     cluster.await_targets(81, set())
+    said = [line.partition("stood still for ")[2] for line in cluster.log(frozen).splitlines()]
+    assert max(float(seconds.removesuffix(" s")) for seconds in said if seconds) > TTL / 2
     assert_all_live(connections)
     assert set(cluster.client.fetch(VIP, 80, 60)) == set(HOSTS)
     later.close()

@@ -62,13 +62,15 @@ class KeepAlive:
         self.contact = 0.0
         """CLOCK_BOOTTIME (s) when the last heartbeat that was written was begun: nobody has counted
         for longer than since then that this host is away."""
+        self.renewed = 0.0
+        """The same clock, when the lease was last renewed, granted or resumed."""
         # A daemon thread: what fails on the way to `close` must still end the process.
         self._thread = threading.Thread(target=self._run, name="keep-alive", daemon=True)
         self._thread.start()
 
     def hold(self, lease: int, contact: float) -> None:
         """`contact`: when it was granted or resumed, as `now` said before the question."""
-        self.contact = contact
+        self.contact = self.renewed = contact
         self._due = 0.0
         self.beat()
         self._lease = lease
@@ -85,15 +87,24 @@ class KeepAlive:
 
     def _run(self) -> None:
         pause = self._ttl / _RENEWALS
-        while not self._ended.wait(pause):
+        while not self._wait(pause):
             answered = True
             if self._lease and self._loop_runs():
                 answered = self._renew() and self._say()
             pause = self._ttl / (_RENEWALS if answered else _RETRIES)
 
+    def _wait(self, pause: float) -> bool:
+        """Whether it is over."""
+        began = now()
+        over = self._ended.wait(pause)
+        late = now() - began - pause
+        if late > self._ttl / 2:
+            log.warning("this process, or its machine, stood still for %.1f s", late)
+        return over
+
     def _renew(self) -> bool:
         """Whether the registry answered."""
-        lease = self._lease
+        lease, asked = self._lease, now()
         try:
             left = self._renewer.keep_alive(lease, self._ttl / 2)
         except RegistryError as error:
@@ -102,6 +113,8 @@ class KeepAlive:
         if left <= 0 and lease == self._lease:  # not replaced meanwhile
             self._lease = 0
             self._on_lost()
+        elif lease == self._lease:
+            self.renewed = asked
         return True
 
     def _say(self) -> bool:

@@ -167,8 +167,12 @@ class Membership:
             return
         self._lost.clear()
         self._save()
+        log.warning(
+            "registry: the lease was lost, last renewed %.1f s ago; saying everything again under "
+            "a new one",
+            contact - keep_alive.renewed,
+        )
         keep_alive.hold(self.lease, contact)
-        log.warning("registry: the lease was lost; saying everything again under a new one")
         assert self._me is not None  # joined
         self._me = replace(self._me, since=time.time())
         self._publisher.set(str(HostKey(self._host)), values.encode(self._me))
