@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,6 +75,42 @@ def test_a_frozen_etcd(cluster: LabCluster, etcd: LabEtcd) -> None:
     opened.close()
     given.close()
     await_state(cluster, before)
+
+
+def test_nothing_is_refused_when_all_leases_ended_at_once(
+    cluster: LabCluster, etcd: LabEtcd
+) -> None:
+    """Nobody could renew one while etcd stood still, the distributor neither: the hosts live, and
+    one whose daemon is away then still serves what it has."""
+    here = cluster.distributor()
+    only, away = sorted({*HOSTS} - {here})
+    for host in HOSTS:
+        cluster[host].listen(VIP, 80)
+    cluster[only].listen(VIP, 81)
+    cluster.await_targets(80, set(HOSTS))
+    cluster.await_targets(81, {only})
+    for longer in (1.0, 1.4, 1.8):
+        leases = {host: cluster.lease(host) for host in (here, only)}
+        with cluster.traffic(80), cluster.traffic(81) as of_one:
+            with etcd.frozen():
+                end = time.monotonic() + TTL + longer
+                if cluster.lab.daemon_pid(away):
+                    cluster.lab.kill_daemon(away)
+                eventually(lambda: time.monotonic() > end, "leases to end")  # noqa: B023
+            for host, lease in leases.items():
+                eventually(lambda: cluster.lease(host) != lease, host)  # noqa: B023
+            eventually(lambda: _is_told(cluster, {here, only}), "them to say all again")
+        assert set(of_one) == {only}
+
+
+def _is_told(cluster: LabCluster, hosts: set[str]) -> bool:
+    """What these have, at each of them, and one of them distributes."""
+    wanted = {(host, "tcp", 80) for host in hosts}
+    return all(
+        wanted <= cluster.listeners(host)
+        and cluster.lab.client(host).vip(VIP)["distributor"] in hosts
+        for host in hosts
+    )
 
 
 def test_ports_are_handed_out_until_their_deadline(hasty: LabCluster) -> None:

@@ -213,3 +213,29 @@ async def test_a_frozen_etcd_does_not_hold_the_end_up(
     server.thaw()
     with pytest.raises(RegistryUnavailable, match="closed"):
         renewer.keep_alive(lease, TIMEOUT)
+
+
+async def test_others_silence_is_in_doubt_while_the_registry_answers_nobody(
+    server: EtcdServer, registry: EtcdRegistry, member: Membership
+) -> None:
+    """And for as long after as they need to say again what ended with their leases."""
+    lease = member.lease
+    assert member.doubt() == 0
+    server.freeze()
+    await until(lambda: member.doubt() > 0)
+    while time.clock_gettime(time.CLOCK_BOOTTIME) - member.contact < 2 * TTL:
+        assert member.doubt() > 0
+        await asyncio.sleep(0.05)
+    server.thaw()
+    await until(lambda: member.lease != lease)
+    assert member.doubt() > 0
+    assert await lease_of_its_key(registry) == member.lease
+    await until(lambda: member.doubt() == 0)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.05)

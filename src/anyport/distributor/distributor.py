@@ -46,6 +46,12 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 
+LOOK_SECONDS = 0.05
+
+MOST_DOUBT_SECONDS = 5.0
+"""A host that has no lease for so long does as the registry says, and so does one whose lease
+cannot be renewed, though it hears of others."""
+
 
 class Distributor:
     """Distributes the VIPs for which this host is elected."""
@@ -67,7 +73,7 @@ class Distributor:
         self._config = config
         self._kernel = kernel
         self._interface = interface
-        clock = asyncio.get_running_loop().time
+        self._clock = clock = asyncio.get_running_loop().time
         quarantine = config.blocks.quarantine
         self._absent = AbsentHosts(self.host, known_hosts, quarantine, clock)
         self._returning = Returning(self._absent, clock)
@@ -153,9 +159,21 @@ class Distributor:
         await self._elections(self._vips())
         while True:
             touched = await self._subscription.changed()
+            await self._sure()
             # A KernelError ends the daemon: what the maps hold is then unknown, and a restart
             # adopts it. Packets go on meanwhile.
             await self._react(touched)
+
+    async def _sure(self) -> None:
+        """Leases that ended as the registry answered nobody, this host's own among them, are no
+        reason to take a target out: who lives says again what it has, and the former state serves
+        everybody meanwhile. While the registry is away nothing is gone that was there."""
+        deadline = self._clock() + MOST_DOUBT_SECONDS
+        while self._mirror.connected and self._clock() < deadline:
+            seen = self._membership.is_seen_in(self._mirror.cluster)
+            if seen and not self._membership.doubt():
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _react(self, touched: Touched) -> None:
         if touched.hosts:

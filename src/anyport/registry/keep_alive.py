@@ -33,6 +33,10 @@ LOOP_TTLS = 4
 """TTLs for which the event loop may stand still: 20 s by default, some ten times the longest that
 a daemon was seen to need; the lease's own time comes on top."""
 
+SAY_AGAIN_SECONDS = 2.0
+"""For hosts whose leases ended while nobody could renew them, to have said again what they have:
+etcd looks for ended leases twice a second, and a host that finds its own gone needs a new one."""
+
 _RENEWALS = 4
 """In a TTL: one that got lost is made good in time."""
 
@@ -64,6 +68,8 @@ class KeepAlive:
         for longer than since then that this host is away."""
         self.renewed = 0.0
         """The same clock, when the lease was last renewed, granted or resumed."""
+        self._answered = now()
+        self._doubtful_until = 0.0
         # A daemon thread: what fails on the way to `close` must still end the process.
         self._thread = threading.Thread(target=self._run, name="keep-alive", daemon=True)
         self._thread.start()
@@ -74,10 +80,30 @@ class KeepAlive:
         self._due = 0.0
         self.beat()
         self._lease = lease
+        self._hear()
 
     def beat(self) -> None:
         """The event loop runs."""
         self._beaten = now()
+
+    def doubt(self) -> float:
+        """Seconds for which others' silence may mean that the registry answered nobody: for long
+        enough that leases ended, and too shortly ago for their hosts to have said all again."""
+        return max(0.0, self._until() - now())
+
+    def _until(self) -> float:
+        if self._is_silent():
+            return now() + SAY_AGAIN_SECONDS
+        return self._doubtful_until
+
+    def _is_silent(self) -> bool:
+        """A lease is renewed a quarter of its TTL before, or later: none ends in less than this."""
+        return now() - self._answered > self._ttl / 2
+
+    def _hear(self) -> None:
+        if self._is_silent():
+            self._doubtful_until = now() + SAY_AGAIN_SECONDS
+        self._answered = now()
 
     def close(self) -> None:
         """The lease lives on for what is left of its TTL."""
@@ -110,6 +136,7 @@ class KeepAlive:
         except RegistryError as error:
             log.debug("registry: lease not renewed: %s", error)
             return False
+        self._hear()
         if left <= 0 and lease == self._lease:  # not replaced meanwhile
             self._lease = 0
             self._on_lost()
