@@ -8,7 +8,8 @@ others are shown apart. Each write of etcd waits for its disk: see fdatasync.
 
 Changes kept up with: listeners open and close on all three hosts in even
 steps; a rate counts if the distributor's kernel has what is open, and nothing
-else, at most 250 ms after the last change.
+else, at most 250 ms after the last change. 8,000 a second is the highest that
+is tried.
 
 Silence is the longest time between two answers to a client that sends a
 datagram every 2 ms. Killed: the distributor's link and daemon at once. Its
