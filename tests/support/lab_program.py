@@ -301,10 +301,13 @@ class Program:
         return greetings
 
     def do_fetch_on(self, address: str, port: int) -> list[str]:
-        """As `fetch`, until the next request."""
+        """As `fetch`, until the next request. Aborted, so that none stays in TIME_WAIT: there would
+        soon be as many as ports, and one bound to such a port cannot be connected again."""
         greetings = []
-        while not _is_asked():
-            greetings += self.do_fetch(address, port, 1)
+        while not _is_asked(BREATH / 10):
+            number, _, greeting = self.do_connect(address, port)
+            greetings.append(greeting)
+            self.do_abort(number)
         return greetings
 
     def do_download(self, address: str, port: int, count: int, length: int) -> dict[str, Any]:
