@@ -171,7 +171,7 @@ class Distributor:
         deadline = self._clock() + MOST_DOUBT_SECONDS
         while self._mirror.connected and self._clock() < deadline:
             seen = self._membership.is_seen_in(self._mirror.cluster)
-            if seen and not self._membership.doubt():
+            if seen and not self._membership.is_in_doubt():
                 return
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -86,15 +86,10 @@ class KeepAlive:
         """The event loop runs."""
         self._beaten = now()
 
-    def doubt(self) -> float:
-        """Seconds for which others' silence may mean that the registry answered nobody: for long
-        enough that leases ended, and too shortly ago for their hosts to have said all again."""
-        return max(0.0, self._until() - now())
-
-    def _until(self) -> float:
-        if self._is_silent():
-            return now() + SAY_AGAIN_SECONDS
-        return self._doubtful_until
+    def is_in_doubt(self) -> bool:
+        """Others' silence may mean that the registry answered nobody: for long enough that leases
+        ended, and too shortly ago for their hosts to have said all again."""
+        return self._is_silent() or now() < self._doubtful_until
 
     def _is_silent(self) -> bool:
         """A lease is renewed a quarter of its TTL before, or later: none ends in less than this."""

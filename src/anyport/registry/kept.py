@@ -111,8 +111,8 @@ class Kept:
             self.lost_drains.discard(key.host)
 
     @property
-    def definitions(self) -> bool:
-        """Whether there are any: in force, and not deleted by anybody."""
+    def has_definitions(self) -> bool:
+        """In force, and not deleted by anybody."""
         return any(isinstance(parse(key), DefinitionKey) for key in self.keys)
 
     def claims(self, cluster: Cluster) -> list[Claim]:

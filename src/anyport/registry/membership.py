@@ -68,9 +68,9 @@ class Membership:
         """The lease lives: it was renewed a quarter of its TTL before `contact`, or later."""
         return now() - self.contact < self._ttl / 2
 
-    def doubt(self) -> float:
-        """See KeepAlive.doubt; 0.0: there is none."""
-        return self._keep_alive.doubt() if self._keep_alive is not None else 0.0
+    def is_in_doubt(self) -> bool:
+        """See KeepAlive.is_in_doubt."""
+        return self._keep_alive is not None and self._keep_alive.is_in_doubt()
 
     def is_seen_in(self, cluster: Cluster) -> bool:
         """Whether `cluster` is of this membership: what went with a former lease is gone from it,

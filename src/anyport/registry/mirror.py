@@ -126,7 +126,7 @@ class Mirror:
     @property
     def emptied(self) -> bool:
         """Whether definitions are in force that went with their store, not deleted by anybody."""
-        return self._kept.definitions
+        return self._kept.has_definitions
 
     @property
     def lost_drains(self) -> frozenset[str]:
@@ -186,7 +186,7 @@ class Mirror:
         while True:
             try:
                 listing = await self._registry.list(self._prefix)
-                if self.listed and self._is_of_another_store(listing):
+                if self._is_of_another_store(listing):
                     listing = await self._settled()
                 await self._relist(listing)
                 await self._follow()
@@ -203,7 +203,9 @@ class Mirror:
                 self._pause = self._first_pause
 
     def _is_of_another_store(self, listing: Listing) -> bool:
-        return is_of_another_store(listing, self._store, self.cluster.revision, self._entries)
+        return self.listed and is_of_another_store(
+            listing, self._store, self.cluster.revision, self._entries
+        )
 
     async def _settled(self) -> Listing:
         """What the store has once it has all that hosts had said, or has had the time for that."""
