@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Claims of this host beside one that claims more than it may (registry.limits)."""
+"""Claims of this host: beside one that claims more than it may (registry.limits), and while what
+holds changes."""
 
 from __future__ import annotations
 
@@ -33,16 +34,19 @@ def claimed(host: str, first: int, last: int, vip: Address = VIP) -> Put:
 
 
 class Raced(MemoryRegistry):
-    """Just before the first claim is written, `before` is."""
+    """Just before the first claim is written, `before` is; and then `meanwhile` happens."""
 
     def __init__(self) -> None:
         super().__init__()
         self.before: list[Write] = []
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def write(self, writes: Sequence[Write], require: Sequence[Unchanged] = ()) -> int:
         before, self.before = self.before, []
         if before:
             self.store.apply(before)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
         return await super().write(writes, require)
 
 
@@ -57,20 +61,32 @@ class World:
         self.blocks = Blocks(config, self.registry, self.mirror, pools)
 
     async def claim(self) -> None:
+        await self.caught_up()
+        self.holds(Definition(VIP))
+
+    async def caught_up(self) -> None:
         await self.mirror.caught_up(self.registry.store.revision)
-        self.blocks.resolve({VIP: Definition(VIP)})
+
+    def holds(self, *definitions: Definition) -> None:
+        self.blocks.resolve({definition.vip: definition for definition in definitions})
         self.blocks.wake()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         subscription = self.mirror.subscribe()
         while not holds():
             await subscription.changed()
-            self.blocks.resolve({VIP: Definition(VIP)})
-            self.blocks.wake()
+            self.holds(Definition(VIP))
 
     def own(self, vip: Address = VIP) -> list[int]:
         claims = self.mirror.cluster.claims.values()
         return [c.block.first for c in claims if (c.host, c.block.vip) == ("me", vip)]
+
+    def handed_out(self) -> list[int]:
+        return [block.first for block in self.blocks.kept(VIP)]
+
+    async def goes_on(self) -> None:
+        for _ in range(30):
+            await asyncio.sleep(0)
 
     def operator_defines(self, vip: Address) -> None:
         """Else what is claimed of it is given back."""
@@ -130,3 +146,47 @@ def test_a_host_claims_no_more_than_counts(caplog: pytest.LogCaptureFixture) -> 
         await world.until(lambda: bool(world.own(VIP)))
 
     in_world(scenario, MOST_CLAIMS)
+
+
+TWO = [claimed("me", first, first + 3) for first in (40000, 40004)]
+NOT_HERE = Definition(VIP, hosts=frozenset({"other"}))
+
+
+@pytest.mark.parametrize("before", [(NOT_HERE,), ()], ids=["left-out", "deleted"])
+def test_a_host_that_has_the_vip_again_keeps_what_it_still_has(
+    before: tuple[Definition, ...],
+) -> None:
+    """Its kernel hands ports out from then on: another host's, were the blocks given back."""
+
+    async def scenario(world: World) -> None:
+        world.registry.store.apply(TWO)
+        await world.caught_up()
+        second = world.registry.store.entries[TWO[1].key]
+        world.registry.meanwhile = lambda: world.holds(Definition(VIP))
+        world.holds(*before)
+        await world.goes_on()
+        world.holds(Definition(VIP))
+        await world.goes_on()
+        assert world.own() == world.handed_out() == [40004]
+        assert world.registry.store.entries[TWO[1].key] == second
+
+    in_world(scenario)
+
+
+def test_what_was_beaten_once_is_never_handed_out() -> None:
+    """Not when the older claim goes before this one is given back: nobody routes it yet."""
+
+    async def scenario(world: World) -> None:
+        older = claimed("other", 40000, 40003)
+        world.registry.store.apply([older])
+        world.registry.store.apply([claimed("me", 40000, 40003)])
+        await world.caught_up()
+        world.blocks.resolve({VIP: Definition(VIP)})
+        world.registry.store.apply([Delete(older.key)])
+        await world.caught_up()
+        world.blocks.resolve({VIP: Definition(VIP)})
+        assert (world.own(), world.handed_out()) == ([40000], [])
+        world.blocks.wake()
+        await world.until(lambda: not world.own())
+
+    in_world(scenario)

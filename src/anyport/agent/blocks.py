@@ -62,8 +62,12 @@ class Blocks:
         """Owners of the claims in the registry, for the VIPs of this host."""
         self._hosted = hosted
         self._claimed_here = {block for block in self._claimed_here if block.vip in hosted}
-        owners = rules.owners(self._mirror.cluster.claims.values())
-        self._leaving.intersection_update(self._mirror.cluster.claims.values())
+        claims = self._mirror.cluster.claims.values()
+        owners = rules.owners(claims)
+        self._leaving.intersection_update(claims)
+        if not self._mirror.settling:  # beaten: for good, whatever becomes of the older ones
+            own = (c for c in claims if c.host == self._host and c.block.vip in hosted)
+            self._leaving.update(set(own).difference(owners))
         self._leased = {
             vip: tuple(sorted(c.block for c in owners if c.block.vip == vip)) for vip in hosted
         }
@@ -146,13 +150,18 @@ class Blocks:
                     await self._registry.write([Put(key, value)], [Unchanged(key, 0)])
 
     async def _surrender(self, definition: Definition) -> None:
-        """Claims that were beaten, and those that the definition no longer permits."""
+        """Claims that were beaten, and those that the definition no longer permits.
+
+        Until another holds: what that one permits the kernel hands out from then on.
+        """
         vip = definition.vip
         claims = self._mirror.cluster.claims.values()
         distributing = present_distributor(self._mirror.cluster, vip)
         refused = distributing.refused if distributing else frozenset()
         in_use = self._pools.in_use(vip)
         for claim in rules.surrenderable(claims, self._host, definition, in_use, refused):
+            if self._hosted.get(vip) != definition:
+                return
             if claim.create_revision in refused:
                 self._avoided[claim.block] = self._clock()
             elif claim.block in self.own(vip) and not self._pools.vacant(claim.block):
@@ -173,8 +182,8 @@ class Blocks:
         departed = [claim for claim in self._mirror.cluster.claims.values() if self._left(claim)]
         self._departed = {claim: self._departed.get(claim, now) for claim in departed}
         for claim, since in list(self._departed.items()):
-            if now - since < self._rest:
-                continue
+            if now - since < self._rest or not self._left(claim):
+                continue  # it may have come back while another was given back
             if self._pools.vacant(claim.block):
                 await self._give_back(claim)
             else:
