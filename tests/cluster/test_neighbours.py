@@ -118,7 +118,7 @@ def test_an_announcement_takes_the_vip_over(lan: Lan) -> None:
     """RFC 4861 7.2.5: with the override flag, a cached address is replaced."""
     with lan.client():
         run(*f"ip -6 neigh add {VIP} lladdr {ELSEWHERE} dev eth0 nud reachable".split())
-    neighbours.announce(VIP, lan.interface)
+    neighbours.Announcer(lan.interface).announce(VIP)
     mac = lan.interface.mac.hex(":")
     with lan.client():
         eventually(lambda: f"lladdr {mac}" in neighbour(VIP), "the new address in the cache")

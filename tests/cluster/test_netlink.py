@@ -133,7 +133,7 @@ def test_announcement_reaches_the_wire_in_both_forms() -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as wire:
             wire.bind(("other", 0x0806))
             wire.settimeout(5)
-            neighbours.announce(VIP, await netlink.interface("lan0"))
+            neighbours.Announcer(await netlink.interface("lan0")).announce(VIP)
             return [wire.recv(100), wire.recv(100)]
 
     mac, vip = bytes.fromhex("020000000001"), VIP.packed
@@ -154,7 +154,7 @@ def test_a_probe_finds_who_has_an_address() -> None:
         assert await arp.probe(VIP, lan0) is None
         asking = asyncio.create_task(arp.probe(VIP, lan0))
         await asyncio.sleep(0)  # it has sent its first probe
-        neighbours.announce(VIP, other)
+        neighbours.Announcer(other).announce(VIP)
         assert await asking == other.mac
 
     awaited(body)

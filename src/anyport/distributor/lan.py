@@ -10,15 +10,15 @@ from ipaddress import IPv6Address
 
 from anyport.errors import KernelError
 from anyport.kernel.ndp import hear_solicitations
-from anyport.kernel.neighbours import announce
+from anyport.kernel.neighbours import Announcer
 from anyport.kernel.netlink import Interface
 from anyport.model.definition import Address
 
 ANNOUNCEMENTS = 3
 ANNOUNCE_SECONDS = 0.3
 REFRESH_SECONDS = 2.0
-"""For so long, and half a TTL, a former distributor whose LAN comes back goes on beside this one.
-VRRP tells its neighbours once a second (RFC 5798 6.1)."""
+"""For so long a former distributor whose LAN comes back goes on beside this one. VRRP tells its
+neighbours once a second (RFC 5798 6.1)."""
 
 
 class Lan:
@@ -33,6 +33,7 @@ class Lan:
         """`holds`: whether the VIP is this host's for all that is known now. `problem` is told of
         what the kernel refuses."""
         self._interface = interface
+        self._announcer = Announcer(interface)
         self._holds = holds
         self._problem = problem
         self._announcing: dict[Address, asyncio.Task[None]] = {}
@@ -77,6 +78,6 @@ class Lan:
 
     def _announce(self, vip: Address) -> None:
         try:
-            announce(vip, self._interface)
+            self._announcer.announce(vip)
         except KernelError as error:
             self._problem(vip, str(error))

@@ -19,20 +19,33 @@ async def probe(address: Address, interface: Interface) -> bytes | None:
     return await arp.probe(address, interface)
 
 
-def announce(vip: Address, interface: Interface) -> None:
-    """Once: the VIP is at this interface from now on, whoever had it before.
+class Announcer:
+    """Says that VIPs are at an interface, for as long as the process lives.
 
-    IPv4: gratuitous ARP as a request (RFC 5227 2.3) and, as some neighbours
-    update their cache only on one, as a reply. IPv6: an unsolicited neighbour
-    advertisement. Say it again some times: nothing confirms it. Raises KernelError.
+    By one socket: to close one takes some 10 ms, in which the kernel waits for
+    all who may still send by it, and a distributor announces all its VIPs again
+    and again.
     """
-    try:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
-            wire.bind((interface.name, 0))
-            for frame in _frames(vip, interface.mac):
-                wire.send(frame)
-    except OSError as error:
-        raise KernelError(f"announcing {vip} on {interface.name}", error.errno or 0) from None
+
+    def __init__(self, interface: Interface) -> None:
+        self._interface = interface
+        self._wire: socket.socket | None = None
+
+    def announce(self, vip: Address) -> None:
+        """Once: the VIP is here from now on, whoever had it before.
+
+        IPv4: gratuitous ARP as a request (RFC 5227 2.3) and, as some neighbours
+        update their cache only on one, as a reply. IPv6: an unsolicited neighbour
+        advertisement. Say it again some times: nothing confirms it. Raises KernelError.
+        """
+        name = self._interface.name
+        try:
+            if self._wire is None:  # of no protocol: nothing that comes in is queued there
+                self._wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            for frame in _frames(vip, self._interface.mac):
+                self._wire.sendto(frame, (name, 0))
+        except OSError as error:
+            raise KernelError(f"announcing {vip} on {name}", error.errno or 0) from None
 
 
 def _frames(vip: Address, mac: bytes) -> tuple[bytes, ...]:

@@ -37,6 +37,9 @@ SAY_AGAIN_SECONDS = 2.0
 """For hosts whose leases ended while nobody could renew them, to have said again what they have:
 etcd looks for ended leases twice a second, and a host that finds its own gone needs a new one."""
 
+_HEARD_TTLS = 2
+"""Others take a host for gone whose heartbeat they have missed for three TTLs, or more."""
+
 _RENEWALS = 4
 """In a TTL: one that got lost is made good in time."""
 
@@ -85,6 +88,12 @@ class KeepAlive:
     def beat(self) -> None:
         """The event loop runs."""
         self._beaten = now()
+
+    def is_certain(self) -> bool:
+        """No other host can have been elected in this one's place: its lease lives for a quarter of
+        its TTL yet, and they have heard its heartbeat (registry.heartbeats)."""
+        lives = self._lease != 0 and now() - self.renewed < self._ttl * 3 / 4
+        return lives and now() - self.contact < self._ttl * _HEARD_TTLS
 
     def is_in_doubt(self) -> bool:
         """Others' silence may mean that the registry answered nobody: for long enough that leases

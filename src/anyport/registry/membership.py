@@ -65,8 +65,8 @@ class Membership:
         return self._keep_alive.contact if self._keep_alive is not None else 0.0
 
     def is_certain(self) -> bool:
-        """The lease lives: it was renewed a quarter of its TTL before `contact`, or later."""
-        return now() - self.contact < self._ttl / 2
+        """See KeepAlive.is_certain."""
+        return self._keep_alive is not None and self._keep_alive.is_certain()
 
     def is_in_doubt(self) -> bool:
         """See KeepAlive.is_in_doubt."""

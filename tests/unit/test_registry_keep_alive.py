@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host knows of its own lease (with a real etcd: tests/contract/test_keep_alive.py)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from anyport.registry.base import Put
+from anyport.registry.keep_alive import KeepAlive, now
+
+TTL = 1
+LEASE = 7
+TIMEOUT = 20.0
+
+
+class Answers:
+    """A registry that takes all, at once; `until` holds an answer back, as does a thread that gets
+    no time to read it."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.written = threading.Event()
+        self.left = TTL
+
+    def keep_alive(self, lease: int, timeout: float) -> int:
+        while now() < self.until:
+            time.sleep(0.01)
+        return self.left
+
+    def put(self, put: Put, timeout: float) -> None:
+        self.written.set()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def lost() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def kept(answers: Answers, lost: threading.Event) -> Iterator[KeepAlive]:
+    keep_alive = KeepAlive(answers, TTL, Put("heartbeat", b"", LEASE), lost.set)
+    yield keep_alive
+    keep_alive.close()
+
+
+def test_a_lease_that_was_renewed_just_now_is_certain(kept: KeepAlive, answers: Answers) -> None:
+    kept.hold(LEASE, now())
+    assert kept.is_certain()
+    assert answers.written.wait(TIMEOUT)
+    assert kept.is_certain()
+
+
+def test_a_lease_is_as_old_as_the_question(kept: KeepAlive, answers: Answers) -> None:
+    """It may have ended before the answer to it was read, though a heartbeat is still taken: etcd
+    ends leases late. Whoever was elected then would be fenced by this host's announcement."""
+    answers.until = now() + 1.5 * TTL
+    kept.hold(LEASE, now())
+    assert answers.written.wait(TIMEOUT)
+    assert not kept.is_certain()
+
+
+def test_a_lease_that_is_gone_is_not_certain(
+    kept: KeepAlive, answers: Answers, lost: threading.Event
+) -> None:
+    answers.left = 0
+    kept.hold(LEASE, now())
+    assert lost.wait(TIMEOUT)
+    assert not kept.is_certain()
