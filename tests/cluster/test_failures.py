@@ -292,9 +292,8 @@ def test_the_distributor_restarts_while_a_host_is_absent(cluster: LabCluster) ->
     here = cluster.distributor()
     absent = min({*HOSTS} - {here})
     own, connections = serve_all(cluster)
-    etcd = LabEtcd(cluster)
     cluster.lab.kill_daemon(absent)
-    eventually(lambda: f"/anyport/v1/hosts/{absent}/self" not in etcd.stored(), "its lease to end")
+    LabEtcd(cluster).await_end(absent)
     term = cluster.lab.client(here).vip(VIP)["term"]
     cluster.lab.kill_daemon(here)
     cluster.lab.start_daemon(here)
@@ -317,9 +316,7 @@ def serve_all(cluster: LabCluster) -> tuple[list[int], list[Opened]]:
 def kill_all(cluster: LabCluster) -> None:
     for host in HOSTS:
         cluster.lab.kill_daemon(host)
-    etcd = LabEtcd(cluster)
-    gone = {f"/anyport/v1/hosts/{host}/self" for host in HOSTS}
-    eventually(lambda: gone.isdisjoint(etcd.stored()), "their leases to end")
+    LabEtcd(cluster).await_end(*HOSTS)
 
 
 def reached(cluster: LabCluster, ports: list[int]) -> list[str]:

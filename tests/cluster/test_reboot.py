@@ -52,8 +52,7 @@ def test_a_host_reboots(cluster: LabCluster, who: str, soon: bool) -> None:
     lease = cluster.lease(gone)
     power_off(cluster, gone)
     if not soon:
-        etcd = LabEtcd(cluster)
-        eventually(lambda: f"/anyport/v1/hosts/{gone}/self" not in etcd.stored(), "its lease")
+        LabEtcd(cluster).await_end(gone)
     power_on(cluster, gone)
     assert (cluster.lease(gone) == lease) is soon
     eventually(lambda: healthy(cluster), "all to be well")

@@ -93,6 +93,11 @@ class LabEtcd:
         found = self._ask("kv/range", {"key": every, "range_end": every, "keys_only": True})
         return [base64.b64decode(kv["key"]).decode() for kv in found.get("kvs", ())]
 
+    def await_end(self, *hosts: str) -> None:
+        """Of their leases."""
+        gone = {f"/anyport/v1/hosts/{host}/self" for host in hosts}
+        eventually(lambda: gone.isdisjoint(self.stored()), f"the leases of {hosts} to end")
+
     def _ask(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
         """By its JSON gateway."""
         url = f"{self._cluster.endpoints[0]}/v3/{what}"
