@@ -220,7 +220,7 @@ async def test_others_silence_is_in_doubt_while_the_registry_answers_nobody(
 ) -> None:
     """And for as long after as they need to say again what ended with their leases."""
     lease = member.lease
-    assert not member.is_in_doubt()
+    await until(lambda: not member.is_in_doubt())
     server.freeze()
     await until(member.is_in_doubt)
     while time.clock_gettime(time.CLOCK_BOOTTIME) - member.contact < 2 * TTL:

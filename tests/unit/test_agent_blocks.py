@@ -14,10 +14,10 @@ from anyport.agent.blocks import Blocks
 from anyport.agent.ports import PortPools
 from anyport.config import BlocksConfig, Config, HostConfig
 from anyport.decide.blocks import MOST_CLAIMS
-from anyport.model import Claim, Definition, PortBlock
+from anyport.model import Claim, Definition, Distributing, PortBlock, Protocol
 from anyport.model.definition import Address
 from anyport.registry.base import Delete, Put, Unchanged, Write
-from anyport.registry.keys import ClaimKey, DefinitionKey
+from anyport.registry.keys import ClaimKey, DefinitionKey, DistributingKey
 from anyport.registry.memory import MemoryRegistry
 from anyport.registry.mirror import Mirror
 from anyport.registry.values import encode
@@ -57,7 +57,8 @@ class World:
         self.registry = Raced()
         self.mirror = Mirror(self.registry, first_pause=0.0, most={ClaimKey: most})
         config = Config(host=HostConfig(address="10.0.0.1", interface="", name="me"), blocks=FOUR)
-        pools = PortPools(Kernel(), 0, asyncio.get_running_loop().time)
+        self.kernel = Kernel()
+        pools = PortPools(self.kernel, 0, asyncio.get_running_loop().time)
         self.blocks = Blocks(config, self.registry, self.mirror, pools)
 
     async def claim(self) -> None:
@@ -169,6 +170,47 @@ def test_a_host_that_has_the_vip_again_keeps_what_it_still_has(
         await world.goes_on()
         assert world.own() == world.handed_out() == [40004]
         assert world.registry.store.entries[TWO[1].key] == second
+
+    in_world(scenario)
+
+
+def test_what_is_given_back_is_the_claim_that_was_meant() -> None:
+    """Not a later one of the same ports: etcd may take a write late, and what was sent twice."""
+
+    async def scenario(world: World) -> None:
+        def claim_anew() -> None:
+            world.registry.store.apply([Delete(TWO[0].key)])
+            world.registry.store.apply(TWO[:1])
+
+        world.registry.store.apply(TWO[:1])
+        await world.caught_up()
+        world.registry.meanwhile = claim_anew
+        world.holds(NOT_HERE)
+        await world.goes_on()
+        world.holds(Definition(VIP))
+        await world.goes_on()
+        assert world.own() == world.handed_out() == [40000]
+
+    in_world(scenario)
+
+
+def test_what_a_distributor_refuses_is_handed_out_no_more_and_kept_while_in_use() -> None:
+    """A former one may have routed it."""
+
+    async def scenario(world: World) -> None:
+        world.registry.store.apply(TWO)
+        [refused] = {world.registry.store.entries[put.key].create_revision for put in TWO}
+        said = Distributing("other", 1, Definition(VIP), 99, frozenset({refused}))
+        world.registry.store.apply([Put(str(DistributingKey("other", VIP)), encode(said))])
+        world.kernel.holding |= {(Protocol.TCP, port) for port in (40001, 40005)}
+        await world.caught_up()
+        world.holds(Definition(VIP))
+        await world.goes_on()
+        assert set(world.own()) >= {40000, 40004}
+        assert not {40000, 40004}.intersection(world.handed_out())
+        world.kernel.holding.clear()
+        world.blocks.wake()
+        await world.until(lambda: not {40000, 40004}.intersection(world.own()))
 
     in_world(scenario)
 

@@ -51,6 +51,15 @@ def test_what_came_at_once_counts_once() -> None:
     assert found.silent == {"c"}
 
 
+def test_a_host_of_a_much_shorter_ttl_is_not_silent() -> None:
+    """The TTL is changed on one host after the other: it has its own beats between two of ours."""
+    found = heard("b")
+    for _ in range(10 * SILENT_TTLS):
+        found.hear({"reader": Heartbeat("reader", 10 * TTL)})
+        assert not found.silent
+        found.hear(beats("b"))
+
+
 def test_a_host_s_own_ttl_is_what_it_is_measured_by() -> None:
     found = heard("reader")
     found.hear({"b": Heartbeat("b", 10 * TTL)})

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,24 +17,24 @@ TIMEOUT = 20.0
 
 
 class Answers:
-    """A registry that takes all, at once; `until` holds an answer back, as does a thread that gets
-    no time to read it."""
+    """A registry that takes all, and answers after `late` seconds; as does a thread that gets no
+    time to read it. It takes one heartbeat, and is silent from then on."""
 
     def __init__(self) -> None:
-        self.until = 0.0
-        self.written = threading.Event()
+        self.late = 0.0
         self.left = TTL
+        self.written = threading.Event()
+        self._closed = threading.Event()
 
     def keep_alive(self, lease: int, timeout: float) -> int:
-        while now() < self.until:
-            time.sleep(0.01)
+        self._closed.wait(TIMEOUT if self.written.is_set() else self.late)
         return self.left
 
     def put(self, put: Put, timeout: float) -> None:
         self.written.set()
 
     def close(self) -> None:
-        pass
+        self._closed.set()
 
 
 @pytest.fixture
@@ -55,17 +54,18 @@ def kept(answers: Answers, lost: threading.Event) -> Iterator[KeepAlive]:
     keep_alive.close()
 
 
-def test_a_lease_that_was_renewed_just_now_is_certain(kept: KeepAlive, answers: Answers) -> None:
+def test_a_lease_that_was_granted_just_now_is_certain() -> None:
+    kept = KeepAlive(Answers(), 60, Put("heartbeat", b"", LEASE), lambda: None)
+    assert not kept.is_certain()
     kept.hold(LEASE, now())
     assert kept.is_certain()
-    assert answers.written.wait(TIMEOUT)
-    assert kept.is_certain()
+    kept.close()
 
 
 def test_a_lease_is_as_old_as_the_question(kept: KeepAlive, answers: Answers) -> None:
     """It may have ended before the answer to it was read, though a heartbeat is still taken: etcd
     ends leases late. Whoever was elected then would be fenced by this host's announcement."""
-    answers.until = now() + 1.5 * TTL
+    answers.late = 1.5 * TTL
     kept.hold(LEASE, now())
     assert answers.written.wait(TIMEOUT)
     assert not kept.is_certain()

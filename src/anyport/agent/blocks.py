@@ -47,7 +47,8 @@ class Blocks:
         self._pools = pools
         self._hosted: dict[Address, Definition] = {}
         self._leased: dict[Address, tuple[PortBlock, ...]] = {}
-        self._own: dict[Address, tuple[PortBlock, ...]] = {}
+        self._own: dict[Address, tuple[Claim, ...]] = {}
+        self._refusals: dict[Address, frozenset[int]] = {}  # create_revisions
         self._claimed_here: set[PortBlock] = set()
         self._leaving: set[Claim] = set()  # being given back: they may be gone by now
         self._exhausted: set[Address] = set()
@@ -72,30 +73,35 @@ class Blocks:
             vip: tuple(sorted(c.block for c in owners if c.block.vip == vip)) for vip in hosted
         }
         self._own = {
-            vip: tuple(
-                sorted(c.block for c in owners if c.block.vip == vip and c.host == self._host)
-            )
+            vip: tuple(c for c in owners if c.block.vip == vip and c.host == self._host)
             for vip in hosted
         }
+        distributing = {vip: present_distributor(self._mirror.cluster, vip) for vip in hosted}
+        self._refusals = {vip: d.refused for vip, d in distributing.items() if d is not None}
 
     def leased(self, vip: Address) -> tuple[PortBlock, ...]:
         return self._leased.get(vip, ())
 
     def own(self, vip: Address) -> tuple[PortBlock, ...]:
-        return self._own.get(vip, ())
+        return tuple(sorted(claim.block for claim in self._own.get(vip, ())))
 
     def kept(self, vip: Address) -> tuple[PortBlock, ...]:
-        """Those of `own` that the definition lets this host keep, and that it has not begun to give
-        back under another. The kernel hands nothing out of the others from the moment that it has
-        the definition: once no port of one is in use, none will be, and it can be given back."""
+        """Those of `own` that the definition lets this host keep, that the distributor did not
+        refuse, and that it has not begun to give back. The kernel hands nothing out of the others
+        from the moment that `resolve` was called: once no port of one is in use, none will be, and
+        it can be given back."""
         definition = self._hosted[vip]
         if not definition.allows(self._host):
             return ()
-        leaving = {claim.block for claim in self._leaving}
+        refused = self._refusals.get(vip, frozenset())
         return tuple(
-            block
-            for block in self.own(vip)
-            if block not in leaving and not rules.is_enumerated(definition, block)
+            sorted(
+                claim.block
+                for claim in self._own.get(vip, ())
+                if claim not in self._leaving
+                and claim.create_revision not in refused
+                and not rules.is_enumerated(definition, claim.block)
+            )
         )
 
     def fresh(self, vip: Address) -> Callable[[int], bool]:
@@ -150,22 +156,21 @@ class Blocks:
                     await self._registry.write([Put(key, value)], [Unchanged(key, 0)])
 
     async def _surrender(self, definition: Definition) -> None:
-        """Claims that were beaten, and those that the definition no longer permits.
+        """Claims that were beaten or refused, and those that the definition no longer permits.
 
-        Until another holds: what that one permits the kernel hands out from then on.
+        While one is given back, what holds may change: the kernel may hand out of the others again.
         """
         vip = definition.vip
         claims = self._mirror.cluster.claims.values()
-        distributing = present_distributor(self._mirror.cluster, vip)
-        refused = distributing.refused if distributing else frozenset()
+        refused = self._refusals.get(vip, frozenset())
         in_use = self._pools.in_use(vip)
         for claim in rules.surrenderable(claims, self._host, definition, in_use, refused):
-            if self._hosted.get(vip) != definition:
+            if self._hosted.get(vip) != definition or claim.block in self.kept(vip):
                 return
+            if claim.block in self.own(vip) and not self._pools.vacant(claim.block):
+                continue  # the kernel handed a port out, and its event is still to be read
             if claim.create_revision in refused:
                 self._avoided[claim.block] = self._clock()
-            elif claim.block in self.own(vip) and not self._pools.vacant(claim.block):
-                continue  # the kernel handed a port out, and its event is still to be read
             await self._give_back(claim)
         for claim in self._leaving.intersection(self._mirror.cluster.claims.values()):
             await self._give_back(claim)  # the answer was lost
@@ -201,7 +206,10 @@ class Blocks:
         block = claim.block
         self._leaving.add(claim)
         key = str(ClaimKey(self._host, block.vip, block.first))
-        await self._caught_up(await self._registry.write([Delete(key)]))
+        # This one: what was sent before and is carried out late must not take the next one there.
+        with contextlib.suppress(Conflict):
+            this = Unchanged(key, claim.create_revision)
+            await self._caught_up(await self._registry.write([Delete(key)], [this]))
         log.info("vip %s: gave ports %d-%d back", block.vip, block.first, block.last)
 
     async def _claim(self, definition: Definition) -> None:

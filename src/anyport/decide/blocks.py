@@ -97,17 +97,21 @@ def surrenderable(
 ) -> tuple[Claim, ...]:
     """The claims of `host` on this VIP to delete now.
 
-    Those that were beaten or that the distributor `refused` (create_revisions),
-    of which no port was ever handed out; and those that hold an enumerated
-    port, or that the definition no longer allows, once no port of theirs is
-    `in_use` (a socket in any state, or resting).
+    Those that were beaten, of which no port was ever handed out; and those that
+    the distributor `refused` (create_revisions; a former one may have routed
+    them), that hold an enumerated port, or that the definition no longer allows,
+    once no port of theirs is `in_use` (a socket in any state, or resting).
     """
     own = [c for c in claims if c.host == host and c.block.vip == definition.vip]
     owning = set(owners(claims))
     return tuple(
         c
         for c in own
-        if c not in owning or c.create_revision in refused or _retired(definition, c, in_use)
+        if c not in owning
+        or (
+            (c.create_revision in refused or _unwanted(definition, c))
+            and not any(port in c.block for port in in_use)
+        )
     )
 
 
@@ -231,10 +235,6 @@ def rested(freed_at: Mapping[int, float], now: float, rest_seconds: float) -> li
 
 def _seniority(claim: Claim) -> tuple[int, str, int]:
     return claim.create_revision, claim.host, claim.block.first
-
-
-def _retired(definition: Definition, claim: Claim, in_use: Collection[int]) -> bool:
-    return _unwanted(definition, claim) and not any(port in claim.block for port in in_use)
 
 
 def _unwanted(definition: Definition, claim: Claim) -> bool:

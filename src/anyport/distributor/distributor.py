@@ -159,7 +159,8 @@ class Distributor:
         await self._elections(self._vips())
         while True:
             touched = await self._subscription.changed()
-            await self._sure()
+            if touched.hosts:  # with a lease all goes that its host said
+                await self._sure()
             # A KernelError ends the daemon: what the maps hold is then unknown, and a restart
             # adopts it. Packets go on meanwhile.
             await self._react(touched)

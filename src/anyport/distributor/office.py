@@ -88,15 +88,17 @@ class Office:
         in_use = _connected(self.vip, claims, cluster, live, slot)
         # A listener that its claimant had not heard of yet: the claim came between.
         notified = cluster.listeners.get(self.vip, {})
-        in_use += [(port, host) for (_, port), by_host in notified.items() for host in by_host]
-        return before | refuse(claims, in_use, routed)
+        in_use += [(key, host) for key, by_host in notified.items() for host in by_host]
+        # What is enumerated is distributed beside the block, which is not handed out of any more.
+        others = ((key[1], host) for key, host in in_use if not self.definition.enumerates(*key))
+        return before | refuse(claims, others, routed)
 
 
 def _connected(
     vip: Address, claims: Iterable[Claim], cluster: Cluster, live: Live, slot: Slot
-) -> list[tuple[int, str | None]]:
+) -> list[tuple[PortKey, str | None]]:
     """Port and host of each live connection."""
     # Claimants that are away just now, too: else their own connections would refuse them.
     known = {*cluster.hosts, *(claim.host for claim in claims)}
     names = {slot(name): name for name in known}
-    return [(c.port, names.get(c.slot)) for c in live() if c.vip == vip]
+    return [((c.protocol, c.port), names.get(c.slot)) for c in live() if c.vip == vip]

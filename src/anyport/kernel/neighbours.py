@@ -36,14 +36,15 @@ class Announcer:
 
         IPv4: gratuitous ARP as a request (RFC 5227 2.3) and, as some neighbours
         update their cache only on one, as a reply. IPv6: an unsolicited neighbour
-        advertisement. Say it again some times: nothing confirms it. Raises KernelError.
+        advertisement. Say it again some times: nothing confirms it. Raises KernelError,
+        also when the interface takes no more for now.
         """
         name = self._interface.name
         try:
             if self._wire is None:  # of no protocol: nothing that comes in is queued there
                 self._wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             for frame in _frames(vip, self._interface.mac):
-                self._wire.sendto(frame, (name, 0))
+                self._wire.sendto(frame, socket.MSG_DONTWAIT, (name, 0))
         except OSError as error:
             raise KernelError(f"announcing {vip} on {name}", error.errno or 0) from None
 

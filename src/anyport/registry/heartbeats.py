@@ -2,7 +2,8 @@
 """Which hosts are gone although somebody keeps their leases alive: their heartbeats stand still.
 
 Counted in the reader's own heartbeats, as they come back to it by the registry:
-each stands for the seconds between two of them. So no clocks of two hosts are
+each stands for the seconds between two of them, or of the other host's if those
+are fewer (a TTL that is changed on one host after the other). So no clocks of two hosts are
 compared, and none runs while the registry or the reader stands still, while it
 takes no writes, or is out of reach: then the reader's own do not come either.
 """
@@ -46,7 +47,8 @@ class Heartbeats:
         own = beats.get(self._reader)
         passed = own.ttl if own is not None else 0
         self._still = {
-            host: 0 if host in beats else self._still[host] + passed for host in self._ttls
+            host: 0 if host in beats else self._still[host] + min(passed, ttl)
+            for host, ttl in self._ttls.items()
         }
         self.silent = frozenset(
             host for host, still in self._still.items() if still >= SILENT_TTLS * self._ttls[host]

@@ -40,8 +40,15 @@ etcd looks for ended leases twice a second, and a host that finds its own gone n
 _HEARD_TTLS = 2
 """Others take a host for gone whose heartbeat they have missed for three TTLs, or more."""
 
+_SILENT_TTLS = 0.7
+"""After so many without an answer leases may have ended soon: of those renewed a quarter of a TTL
+before. One of several endpoints that does not answer makes no such silence: see _ANSWER_TTLS."""
+
 _RENEWALS = 4
 """In a TTL: one that got lost is made good in time."""
+
+_ANSWER_TTLS = 1 / 3
+"""For one answer: with the pauses before and after, less than _SILENT_TTLS."""
 
 _RETRIES = 16
 """In a TTL, while nobody answers."""
@@ -101,8 +108,7 @@ class KeepAlive:
         return self._is_silent() or now() < self._doubtful_until
 
     def _is_silent(self) -> bool:
-        """A lease is renewed a quarter of its TTL before, or later: none ends in less than this."""
-        return now() - self._answered > self._ttl / 2
+        return now() - self._answered > self._ttl * _SILENT_TTLS
 
     def _hear(self) -> None:
         if self._is_silent():
@@ -136,7 +142,7 @@ class KeepAlive:
         """Whether the registry answered."""
         lease, asked = self._lease, now()
         try:
-            left = self._renewer.keep_alive(lease, self._ttl / 2)
+            left = self._renewer.keep_alive(lease, self._ttl * _ANSWER_TTLS)
         except RegistryError as error:
             log.debug("registry: lease not renewed: %s", error)
             return False
