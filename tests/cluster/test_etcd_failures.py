@@ -183,6 +183,31 @@ def test_a_drain_that_went_with_an_emptied_etcd(cluster: LabCluster, etcd: LabEt
     eventually(lambda: healthy(cluster), "all to be well")
 
 
+@pytest.mark.parametrize("cluster", [140], indirect=True)
+def test_a_drain_that_is_said_again_before_all_is(cluster: LabCluster, etcd: LabEtcd) -> None:
+    """To hosts that show still what was in the store that is gone: it is written all the same."""
+    away = next(host for host in HOSTS if host != cluster.distributor())
+    [operator, _] = sorted({*HOSTS} - {away})
+    drain = f"/anyport/v1/drains/{away}"
+    assert cluster.anyport(operator, "drain", away).returncode == 0
+    with cluster.stopped(away):  # nobody shows the new store before this one had time to say all
+        etcd.restart_empty()
+        eventually(lambda: settles(cluster, operator), f"{operator} to see another store")
+        said = cluster.anyport(operator, "drain", away)
+        assert said.returncode == 0 or "it is stored" in said.stderr
+        assert drain in etcd.stored()
+    assert cluster.anyport(operator, "vip", "add", VIP).returncode == 0
+    eventually(lambda: healthy(cluster), "all to be well")
+    for host in HOSTS:
+        assert [row["host"] for row in cluster.noun("drains", host)] == [away]
+        assert "drained no more" not in cluster.log(host)
+
+
+def settles(cluster: LabCluster, host: str) -> bool:
+    problems = cluster.noun("status", host)["problems"]
+    return any("another store than before" in problem for problem in problems)
+
+
 def test_a_restart_while_the_definitions_are_gone(cluster: LabCluster, etcd: LabEtcd) -> None:
     """The others know what is in force, and that host can be told, though they have the VIP."""
     users = Users(cluster)

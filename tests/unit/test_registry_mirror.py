@@ -434,6 +434,39 @@ def test_what_hosts_say_again_in_another_store_was_never_gone() -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_said_in_another_store_and_withdrawn_again_is_withdrawn() -> None:
+    """Before the mirror shows that store: no listing would tell."""
+
+    async def scenario() -> None:
+        world = World()
+        world.mirror = Mirror(world.registry, first_pause=0.0, settle=TIMEOUT)
+        called = asyncio.Event()
+        world.mirror.on_replaced = called.set
+        async with running(world):
+            await world.mirror.caught_up(0)
+            definition: tuple[Key, Noun] = DefinitionKey(VIP), Definition(VIP)
+            other: tuple[Key, Noun] = DefinitionKey(OTHER), Definition(OTHER)
+            drains: list[tuple[Key, Noun]] = [(DrainKey(h), Drain(h, 1.0)) for h in ("a", "b")]
+            await world.put(HOST, definition, other, claim(), *drains)
+            subscription = world.mirror.subscribe()
+            await first_of(subscription)
+            store = replaced(world, identity=2)
+            await called.wait()
+            briefly = [(str(key), encode(noun)) for key, noun in (definition, claim(), drains[0])]
+            store.apply([Put(key, value) for key, value in briefly])
+            store.apply([Delete(key) for key, _ in briefly])
+            assert world.mirror.settling
+            store.apply([Put(str(HOST[0]), encode(HOST[1]))])
+            await subscription.changed()
+            assert world.mirror.cluster.definitions.keys() == {OTHER}
+            assert world.mirror.cluster.claims == {}
+            assert world.mirror.lost_claims() == []
+            assert world.mirror.cluster.drains == {}
+            assert world.mirror.lost_drains == {"b"}
+
+    asyncio.run(scenario())
+
+
 def test_of_another_store_a_claim_that_was_not_there_is_not_taken_for_programmed() -> None:
     async def scenario(world: World) -> None:
         definition = Definition(VIP)

@@ -33,10 +33,10 @@ class Drains:
         """
         self._require(host)
         refused = self._only_target(host)
-        if host not in self._mirror.cluster.drains:
-            if not anyway:
-                self._refuse_orphans(host)
-            await self._write(Drain(host, time.time()))
+        if not anyway and host not in self._mirror.cluster.drains:
+            self._refuse_orphans(host)
+        # Drained or not: it may be so no more in a store that was emptied.
+        await self._write(Drain(host, time.time()))
         routed = await eventually(self._mirror, lambda: self._is_routed(host))
         why = f"{host} is to be drained, but new connections may still be sent to it"
         return {"pending": None if routed else why, "refused": refused}

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from anyport.model import Claim, Cluster, Distributing
-from anyport.registry.base import Change, Entry, Listing
+from anyport.registry.base import Change, Changes, Entry, Listing
 from anyport.registry.keys import (
     ClaimKey,
     ConnectionsKey,
@@ -62,9 +62,36 @@ def missing(listing: Listing, entries: Entries) -> set[str]:
     return entries.keys() - {entry.key for entry in listing.entries}
 
 
-def is_said_again(listing: Listing, entries: Entries) -> bool:
-    """All that hosts had said."""
-    return all(isinstance(parse(key), _NOT_SAID_AGAIN) for key in missing(listing, entries))
+class NewStore:
+    """One that takes the place of another, of which `entries` were known; filling up."""
+
+    def __init__(self, listing: Listing, entries: Entries) -> None:
+        self._name = listing.store
+        self._revision = listing.revision
+        self._entries = {entry.key: entry for entry in listing.entries}
+        absent = missing(listing, entries)
+        self._unsaid = {key for key in absent if not isinstance(parse(key), _NOT_SAID_AGAIN)}
+        self.withdrawn: set[str] = set()
+        """Said in it, and deleted."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether hosts have said again all that they had said in the other."""
+        return not self._unsaid
+
+    def add(self, changes: Changes) -> None:
+        self._revision = changes.revision
+        for change in changes.changes:
+            self._unsaid.discard(change.key)
+            if isinstance(change, Entry):
+                self._entries[change.key] = change
+                self.withdrawn.discard(change.key)
+            else:
+                self._entries.pop(change.key, None)
+                self.withdrawn.add(change.key)
+
+    def listing(self) -> Listing:
+        return Listing(self._revision, tuple(self._entries.values()), self._name)
 
 
 class Kept:
@@ -79,13 +106,15 @@ class Kept:
         """Hosts that were drained in a store that is gone, and have not been drained since."""
 
     def keep(
-        self, listing: Listing, entries: Entries, cluster: Cluster
+        self, new: NewStore, entries: Entries, cluster: Cluster
     ) -> dict[DistributingKey, Distributing | None]:
         """What stays in force of `entries`, which `cluster` shows; and what is so of distributors
         that stay: revisions that they spoke of were of another store."""
+        listing = new.listing()
         there = {entry.key for entry in listing.entries}
         counting = {_claim_key(claim) for claim in cluster.claims.values()}
-        for text in missing(listing, entries):
+        self.keys -= new.withdrawn
+        for text in missing(listing, entries) - new.withdrawn:
             match parse(text):
                 case DefinitionKey():
                     self.keys.add(text)

@@ -28,14 +28,14 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from anyport.errors import RegistryError
 from anyport.model import Claim, Cluster, Heartbeat
 from anyport.registry.base import Change, Deleted, Entry, Listing, Registry, Unchanged
 from anyport.registry.heartbeats import Heartbeats
-from anyport.registry.kept import Kept, is_of_another_store, is_said_again, missing
+from anyport.registry.kept import Kept, NewStore, is_of_another_store, missing
 from anyport.registry.keys import (
     PREFIX,
     CandidacyKey,
@@ -62,8 +62,6 @@ LONGEST_PAUSE = 5.0
 SETTLE_SECONDS = 10.0
 """What hosts have to say again what they had said in a store that is gone: time to find that out
 (a connection attempt a second), and to write 65,535 listeners."""
-
-_LOOK_SECONDS = 0.5
 
 _STILL = "its heartbeat stands still, though its lease is kept alive: taken for gone"
 _TOO_MANY = "its host says too many of these"
@@ -187,7 +185,7 @@ class Mirror:
             try:
                 listing = await self._registry.list(self._prefix)
                 if self._is_of_another_store(listing):
-                    listing = await self._settled()
+                    listing = await self._settled(listing)
                 await self._relist(listing)
                 await self._follow()
             except RegistryError as error:
@@ -207,21 +205,26 @@ class Mirror:
             listing, self._store, self.cluster.revision, self._entries
         )
 
-    async def _settled(self) -> Listing:
+    async def _settled(self, listing: Listing) -> Listing:
         """What the store has once it has all that hosts had said, or has had the time for that."""
         log.error(
             "registry: another store than before, emptied or restored; what is in force stays"
         )
         self.settling = True
         self.on_replaced()
-        deadline = self._clock() + self._settle
-        while True:
-            listing = await self._registry.list(self._prefix)
-            if self._clock() >= deadline or is_said_again(listing, self._entries):
-                for key, noun in self._kept.keep(listing, self._entries, self.cluster).items():
-                    self._tables.set(key, noun, Touched())
-                return listing
-            await asyncio.sleep(_LOOK_SECONDS)
+        new = NewStore(listing, self._entries)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settle):
+                await self._fill(new, listing.revision)
+        for key, noun in self._kept.keep(new, self._entries, self.cluster).items():
+            self._tables.set(key, noun, Touched())
+        return new.listing()
+
+    async def _fill(self, new: NewStore, revision: int) -> None:
+        """Watched, not listed from time to time: what is said and withdrawn leaves no trace."""
+        async with aclosing(self._registry.watch(self._prefix, revision)) as batches:
+            while not new.is_complete:
+                new.add(await anext(batches))
 
     async def _relist(self, listing: Listing) -> None:
         if self.stale_since is not None:
