@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ class LabCluster:
     def await_targets(
         self, port: int, wanted: set[str], protocol: str = "tcp", vip: str = VIP
     ) -> None:
-        """Till the port table has these, and the distributor's maps: its loop does both at once."""
+        """Till the port table has these, and the distributor's maps."""
         eventually(
             lambda: self.targets(port, protocol, vip) == wanted,
             f"{vip}:{port}/{protocol} to have the targets {sorted(wanted)}",
@@ -276,16 +277,15 @@ class LabCluster:
             )
 
     def settle(self) -> None:
-        """Till the distributor has seen all that host1 knows, and had its turn to program it."""
+        """Till the distributors have programmed all that host1 knows."""
         revision = self.noun("status")["registry"]["revision"]
+
+        def is_programmed(host: str) -> bool:
+            status = self.noun("status", host)
+            return bool(status["programmed"] and status["registry"]["revision"] >= revision)
+
         for host in self.distributors():
-            eventually(
-                lambda host=host: (  # type: ignore[misc]
-                    self.noun("status", host)["registry"]["revision"] >= revision
-                ),
-                f"{host} to be at revision {revision}",
-            )
-            self.noun("status", host)  # one more round of its loop
+            eventually(partial(is_programmed, host), f"{host} to have programmed {revision}")
 
     def distributors(self) -> set[str]:
         return {row["distributor"] for row in self.noun("vips") if row["distributor"]}

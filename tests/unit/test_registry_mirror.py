@@ -237,6 +237,22 @@ def test_every_subscription_hears_every_change() -> None:
     in_world(scenario)
 
 
+def test_a_consumer_has_followed_when_it_asks_for_more() -> None:
+    async def scenario(world: World) -> None:
+        subscription = world.mirror.subscribe()
+        await first_of(subscription)
+        assert not subscription.is_followed
+        waiting = asyncio.ensure_future(subscription.changed())
+        await asyncio.sleep(0)
+        assert subscription.is_followed
+        await world.put(listener())
+        assert not subscription.is_followed
+        await waiting
+        assert not subscription.is_followed
+
+    in_world(scenario)
+
+
 def test_what_is_written_again_unchanged_is_not_told() -> None:
     async def scenario(world: World) -> None:
         await world.put(listener())

@@ -77,6 +77,7 @@ class Status:
             "hosts": len(cluster.hosts),
             "draining": self._rows.drains(),
             "listeners": len(self._agent.listeners),
+            "programmed": self._distributor.is_up_to_date,
             "packets": self._counters.summary(),
             "vips": vips,
             "paths": [

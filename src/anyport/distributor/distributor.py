@@ -390,6 +390,11 @@ class Distributor:
             log.error("%s: %s", what, why)
         self.problems[what] = why
 
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether the maps have what the cluster shows, of the VIPs that are distributed here."""
+        return self._subscription.is_followed
+
     def slot(self, host: str) -> int | None:
         return self.programmer.slot(host)
 

@@ -54,6 +54,12 @@ class Subscription:
     def __init__(self) -> None:
         self._pending = Touched()
         self._news = asyncio.Event()
+        self._waits = False
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether the consumer has dealt with all there was, and waits for more."""
+        return self._waits and not self._pending
 
     def add(self, touched: Touched) -> None:
         self._pending.add(touched)
@@ -61,7 +67,9 @@ class Subscription:
 
     async def changed(self) -> Touched:
         """Waits for changes; all since the last call, the consumer's own from here on."""
+        self._waits = True
         await self._news.wait()
+        self._waits = False
         self._news.clear()
         touched, self._pending = self._pending, Touched()
         return touched
