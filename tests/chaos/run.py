@@ -174,6 +174,7 @@ class Run:
             if time.monotonic() > deadline:
                 self._recorder.tell("unsettled", why=differs)
                 raise Unsettled("\n".join(differs))
+            self._faults.heed()
             time.sleep(LOOK_SECONDS)
         self._recorder.tell("settled")
         self._recorder.tell("steady", phase="begin")
