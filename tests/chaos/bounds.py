@@ -24,6 +24,10 @@ BOTH_SECONDS = 1.0
 """For so long at most two hosts forward packets of one VIP: until the successor's announcement
 has arrived, the machine being busy."""
 
+ON_THE_WAY_SECONDS = 0.1
+"""A datagram that is sent so shortly before the wire shows a takeover, or after, may be lost: the
+former distributor has heard the announcement, and its sender not yet. TCP sends again."""
+
 LOSES_BLOCKS = {"away", "etcd_gone"}
 """A host hit by it may lose its blocks to another, ports in use with them: it could not say so."""
 

@@ -156,11 +156,21 @@ def _is_owed(history: History, protocol: str, port: int, span: Span, error: str)
     ]
     if not known or history.is_steady(span):
         return bool(known)
-    if history.is_cut(span) or history.is_forgotten(span):
+    if (
+        history.is_cut(span)
+        or history.is_forgotten(span)
+        or _meets_takeover(history, protocol, span)
+    ):
         return False
     if {listener.host for listener in known} == history.hosts:
         return True
     return any(listener.zero for listener in known)
+
+
+def _meets_takeover(history: History, protocol: str, span: Span) -> bool:
+    """One datagram."""
+    sent = Span(span.begin, span.begin)
+    return protocol == "udp" and history.takes_over(sent, bounds.ON_THE_WAY_SECONDS)
 
 
 def _was_closed(history: History, protocol: str, port: int, span: Span) -> bool:
@@ -223,14 +233,19 @@ def one_forwards(history: History) -> Iterator[Violation]:
 
 
 def terms_have_one_host(history: History) -> Iterator[Violation]:
-    """Terms are revisions of the store: where it was emptied they may begin anew."""
-    emptied = [fault.span.begin for fault in history.faults if fault.what == "etcd_empty"]
+    """Terms are revisions of the store: where it was emptied they may begin anew, while who is in
+    office goes on in the term that it had in the one before. Of which of the two a term is that is
+    first seen meanwhile nobody can tell."""
+    spans = [fault.span for fault in history.faults if fault.what == "etcd_empty"]
+    emptied = [at for span in spans for at in (span.begin, span.end)]
+    stores: dict[tuple[str, str, int], int] = {}
     holders: dict[tuple[int, str, int], str] = {}
     for event in history.of("seen"):
         for vip, (host, term) in (event["state"] or {"terms": {}})["terms"].items():
             if host != event["host"] or vip not in event["state"]["distributes"]:
                 continue
-            store = sum(at <= event["at"] for at in emptied)
+            now = sum(at <= event["at"] for at in emptied)
+            store = stores.setdefault((host, vip, term), now)
             holder = holders.setdefault((store, vip, term), host)
             if holder != host:
                 what = f"term {term} of {vip} is {holder}'s and {host}'s"

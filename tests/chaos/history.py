@@ -175,8 +175,9 @@ class History:
         pairs = zip(self._sent, self._sent[1:], strict=False)
         return [Takeover(at, old, new) for (_, old), (at, new) in pairs if old != new]
 
-    def takes_over(self, span: Span) -> bool:
-        near = span.wider(bounds.NEAR_SECONDS, bounds.NEAR_SECONDS)
+    def takes_over(self, span: Span, seconds: float = bounds.NEAR_SECONDS) -> bool:
+        """So shortly before or after it, or within."""
+        near = span.wider(seconds, seconds)
         return any(near.begin <= takeover.at <= near.end for takeover in self.takeovers)
 
     def distributors(self, span: Span) -> set[str]:

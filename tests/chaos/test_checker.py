@@ -309,6 +309,22 @@ def test_a_given_port_is_reached_whatever_happens() -> None:
     assert rules(known, takeover) == ["a listener is not reached"]
 
 
+def test_a_datagram_on_its_way_while_the_vip_moves() -> None:
+    given_port = opened(120, "host1", 40000, "udp", zero=True)
+    sent = {"protocol": "udp", "began": 145.0}
+    lost = probe(150, 40000, None, "timeout", **sent)
+    before, after, later = (
+        [event(at, "announced", host=host) for at, host in ((130, "host2"), (when, "host3"))]
+        for when in (144.95, 145.05, 145.2)
+    )
+    missed = ["a listener is not reached"]
+    assert rules(ELSEWHERE, given_port, before, lost) == []
+    assert rules(ELSEWHERE, given_port, after, lost) == []
+    assert rules(ELSEWHERE, given_port, later, lost) == missed
+    tcp = probe(150, 40000, None, "timeout", began=145.0)
+    assert rules(ELSEWHERE, given(120, "host1", 40000), after, tcp) == missed
+
+
 def test_who_answers_and_does_not_listen() -> None:
     answered = probe(150, 8001, "host1")
     wrong = ["not the owner of the port"]
@@ -371,7 +387,11 @@ def test_a_term_of_two() -> None:
     first, second = seen(110, "host1"), seen(120, "host2", distributor="host2")
     assert rules(first, second) == ["a term of two"]
     assert rules(first, seen(120, "host2", distributor="host2", term=8)) == []
-    assert rules(first, fault(115, 116, "etcd_empty"), second) == []
+    emptied = fault(115, 116, "etcd_empty")
+    assert rules(first, emptied, second) == []
+    assert rules(first, emptied, seen(117, "host1"), second) == []  # in office in both stores
+    assert rules(seen(115.5, "host1"), emptied, second) == []
+    assert rules(emptied, seen(117, "host1"), second) == ["a term of two"]
     assert rules(first, seen(120, "host2")) == []  # it knows of the other's term
     assert rules(first, event(115, "seen", host="host2", state=None)) == []
 
