@@ -26,6 +26,7 @@ GATEWAY4, GATEWAY6 = IPv4Address("192.0.2.254"), IPv6Address("2001:db8::fe")
 NEAR = Host("near", IPv4Address("192.0.2.7"), address6=IPv6Address("2001:db8::7"))
 BESIDE = Host("beside", IPv4Address("198.51.100.7"))
 FAR = Host("far", IPv4Address("203.0.113.7"), address6=IPv6Address("2001:db8:f::7"))
+ASKER = "one"
 PATIENCE_SECONDS = 20.0
 
 
@@ -50,7 +51,7 @@ def ip(command: str) -> None:
 async def watched(*hosts: Host) -> AsyncIterator[tuple[Routes, asyncio.Event]]:
     """The event is set at each change."""
     routes, changed = Routes(LAN), asyncio.Event()
-    await routes.know_hosts({host.name: host for host in hosts})
+    await routes.know_hosts(ASKER, {host.name: host for host in hosts})
     routes.on_change(changed.set)
     running = asyncio.create_task(routes.run())
     try:
@@ -76,7 +77,7 @@ def test_what_leads_to_each_address() -> None:
         nowhere = Host("nowhere", IPv4Address("10.0.0.1"))
         own = Host("own", HERE4)
         hosts = (NEAR, BESIDE, FAR, nowhere, own)
-        await routes.know_hosts({host.name: host for host in hosts})
+        await routes.know_hosts(ASKER, {host.name: host for host in hosts})
         assert routes.to == {
             NEAR.address: RouteTo(LAN, None, 1500),
             NEAR.address6: RouteTo(LAN, None, 1500),
@@ -93,10 +94,29 @@ def test_who_asks_while_another_is_answered_waits_for_it() -> None:
         routes = Routes(LAN)
 
         async def ask() -> set[Address]:
-            await routes.know_hosts({"near": NEAR})
+            await routes.know_hosts(ASKER, {"near": NEAR})
             return set(routes.to)
 
         assert [*await asyncio.gather(ask(), ask())] == [set(NEAR.addresses)] * 2
+
+    asyncio.run(main())
+
+
+def test_two_that_ask_for_different_hosts_do_not_answer_each_other_for_ever() -> None:
+    """As a distributor, which sends to absent hosts too, and the end of tunnels, do whenever one
+    of them has been told of a change."""
+    ip(f"route add 203.0.113.0/24 via {GATEWAY4}")
+
+    async def main() -> None:
+        routes, told = Routes(LAN), []
+        routes.on_change(lambda: told.append(set(routes.to)))
+        for _ in range(3):
+            await routes.know_hosts(ASKER, {"near": NEAR, "far": FAR})
+            await routes.know_hosts("another", {"near": NEAR})
+        everybody = {*NEAR.addresses, FAR.address}
+        assert told == [everybody]
+        await routes.know_hosts(ASKER, {})
+        assert told == [everybody, set(NEAR.addresses)]
 
     asyncio.run(main())
 
@@ -106,7 +126,7 @@ def test_a_gateway_of_the_other_family_is_one() -> None:
 
     async def main() -> None:
         routes = Routes(LAN)
-        await routes.know_hosts({"far": FAR})
+        await routes.know_hosts(ASKER, {"far": FAR})
         assert routes.to[FAR.address] == RouteTo(LAN, GATEWAY6, 1500)
 
     asyncio.run(main())
@@ -118,7 +138,7 @@ def test_what_is_on_link_at_the_interface_alone() -> None:
 
     async def main() -> None:
         routes = Routes(LAN)
-        await routes.know_hosts({})
+        await routes.know_hosts(ASKER, {})
         expected = {"192.0.2.0/24", "10.1.0.0/16", "2001:db8::/64"}
         assert routes.on_link == {ip_network(text) for text in expected}
 

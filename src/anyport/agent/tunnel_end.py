@@ -53,7 +53,7 @@ class TunnelEnd:
                 await self._changed()
 
     async def _changed(self) -> None:
-        await self._routes.know_hosts(self._mirror.cluster.hosts)
+        await self._routes.know_hosts(self, self._mirror.cluster.hosts)
         cluster = self._mirror.cluster
         self._others = distributors(cluster, self._here.name, self._others)
         self._kernel.set_distributors({a for h in self._others.values() for a in h.addresses})

@@ -73,7 +73,7 @@ class Paths:
         """Of the hosts as they were before the look-up: those that come meanwhile have a turn
         of their own."""
         hosts = dict(self._hosts())
-        await self._routes.know_hosts(hosts)
+        await self._routes.know_hosts(self, hosts)
         chosen = all_choices(hosts, self._here, self._routes.to, self._interface_index)
         tell_changes(self.choices, chosen)
         self.choices = chosen

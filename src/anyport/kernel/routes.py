@@ -41,20 +41,25 @@ class Routes:
         self.to: Mapping[Address, RouteTo] = {}
         """Without those that no route leads to."""
         self.on_link: frozenset[Network] = frozenset()
-        self._known: frozenset[Address] | None = None
+        self._known: dict[object, frozenset[Address]] = {}
         self._looking = asyncio.Lock()
         self._told: list[Callable[[], None]] = []
 
     def on_change(self, tell: Callable[[], None]) -> None:
         self._told.append(tell)
 
-    async def know_hosts(self, hosts: Mapping[str, Host]) -> None:
-        """The addresses of these, and no others. Raises KernelError."""
-        wanted = frozenset(a for host in hosts.values() for a in host.addresses)
+    async def know_hosts(self, asker: object, hosts: Mapping[str, Host]) -> None:
+        """The addresses of these, and no others, for `asker`, whatever others ask for: to two that
+        ask for different ones each other's question would be a change. Raises KernelError."""
         async with self._looking:  # else who asks second would go on without an answer
-            if wanted != self._known:
-                self._known = wanted
+            before = self._wanted()
+            self._known[asker] = frozenset(a for host in hosts.values() for a in host.addresses)
+            if self._wanted() != before:
                 await self._look()
+
+    def _wanted(self) -> frozenset[Address] | None:
+        """None: nobody has asked yet."""
+        return frozenset().union(*self._known.values()) if self._known else None
 
     async def run(self) -> None:
         """Until cancelled. Raises KernelError."""
@@ -69,7 +74,7 @@ class Routes:
         async with netlink.opened("routes") as kernel:
             mtus = {link["index"]: link.get("mtu") or 0 async for link in await kernel.link("dump")}
             found = {
-                address: await _route_to(kernel, address, mtus) for address in self._known or ()
+                address: await _route_to(kernel, address, mtus) for address in self._wanted() or ()
             }
             on_link = await _on_link(kernel, self.interface_index)
         before = self.to, self.on_link
