@@ -161,11 +161,13 @@ class Faults:
         finally:
             self._operate(lambda client: client.resume(host))
 
-    def heed(self) -> None:
-        """The operator does as `status` says where a drain went with an emptied store; nobody is
-        to be drained."""
-        for host in {host for asked in self._lab.hosts for host in self._lost_drains(asked)}:
+    def heed(self) -> list[str]:
+        """The operator does as `status` says where drains went with an emptied store, of these
+        hosts; nobody is to be drained."""
+        lost = sorted({host for asked in self._lab.hosts for host in self._lost_drains(asked)})
+        for host in lost:
             self._drain_briefly(host)
+        return lost
 
     def _drain_briefly(self, host: str) -> None:
         self._operate(lambda client: client.drain(host, anyway=True))

@@ -174,7 +174,8 @@ class Run:
             if time.monotonic() > deadline:
                 self._recorder.tell("unsettled", why=differs)
                 raise Unsettled("\n".join(differs))
-            self._faults.heed()
+            if drained := self._faults.heed():
+                self._recorder.tell("heeded", hosts=drained)
             time.sleep(LOOK_SECONDS)
         self._recorder.tell("settled")
         self._recorder.tell("steady", phase="begin")

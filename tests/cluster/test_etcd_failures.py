@@ -163,6 +163,24 @@ def test_an_emptied_etcd(cluster: LabCluster, etcd: LabEtcd) -> None:
     users.are_served()
 
 
+def test_a_vip_that_went_with_an_emptied_etcd_can_be_deleted(
+    cluster: LabCluster, etcd: LabEtcd
+) -> None:
+    """It is in force on every host, though no store has it."""
+    etcd.restart_empty()
+    for host in HOSTS:
+        problem = lambda host=host: " ".join(cluster.noun("status", host)["problems"])  # noqa: E731
+        eventually(lambda problem=problem: "vip add" in problem(), host)  # type: ignore[misc]
+    refused = cluster.anyport("host2", "vip", "set", VIP, "--method", "round-robin")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert f"`anyport vip add {VIP}` says it again" in refused.stderr
+    deleted = cluster.anyport("host2", "vip", "delete", VIP, "--yes")
+    assert deleted.returncode == 0, deleted.stderr
+    for host in HOSTS:
+        eventually(lambda host=host: not cluster.noun("vips", host), host)  # type: ignore[misc]
+        assert cluster.noun("status", host)["problems"] == []
+
+
 def test_a_drain_that_went_with_an_emptied_etcd(cluster: LabCluster, etcd: LabEtcd) -> None:
     """It is named, on all hosts, till the operator says it again."""
     away = next(host for host in HOSTS if host != cluster.distributor())

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from anyport.registry.base import Put
-from anyport.registry.keep_alive import KeepAlive, now
+from anyport.registry.keep_alive import (
+    _ANSWER_TTLS,
+    _RENEWALS,
+    _RETRIES,
+    _SILENT_TTLS,
+    KeepAlive,
+    now,
+)
 
 TTL = 1
 LEASE = 7
@@ -78,3 +85,8 @@ def test_a_lease_that_is_gone_is_not_certain(
     kept.hold(LEASE, now())
     assert lost.wait(TIMEOUT)
     assert not kept.is_certain()
+
+
+def test_one_endpoint_that_does_not_answer_is_no_silence() -> None:
+    """A renewal asks it in vain, and the next one another: else changes of hosts would wait."""
+    assert 1 / _RENEWALS + _ANSWER_TTLS + 1 / _RETRIES < _SILENT_TTLS

@@ -450,7 +450,10 @@ def test_what_hosts_say_again_in_another_store_was_never_gone() -> None:
     asyncio.run(scenario())
 
 
-def test_what_is_said_in_another_store_and_withdrawn_again_is_withdrawn() -> None:
+@pytest.mark.parametrize("is_lost_meanwhile", [False, True])
+def test_what_is_said_in_another_store_and_withdrawn_again_is_withdrawn(
+    is_lost_meanwhile: bool,
+) -> None:
     """Before the mirror shows that store: no listing would tell."""
 
     async def scenario() -> None:
@@ -468,9 +471,14 @@ def test_what_is_said_in_another_store_and_withdrawn_again_is_withdrawn() -> Non
             await first_of(subscription)
             store = replaced(world, identity=2)
             await called.wait()
-            briefly = [(str(key), encode(noun)) for key, noun in (definition, claim(), drains[0])]
-            store.apply([Put(key, value) for key, value in briefly])
-            store.apply([Delete(key) for key, _ in briefly])
+            say_briefly(store, definition, claim(), drains[0])
+            if is_lost_meanwhile:
+                called.clear()
+                await taken_in()
+                store.lose()
+                await taken_in()
+                store.recover()
+                await called.wait()
             assert world.mirror.settling
             store.apply([Put(str(HOST[0]), encode(HOST[1]))])
             await subscription.changed()
@@ -481,6 +489,40 @@ def test_what_is_said_in_another_store_and_withdrawn_again_is_withdrawn() -> Non
             assert world.mirror.lost_drains == {"b"}
 
     asyncio.run(scenario())
+
+
+def test_a_lost_drain_that_is_said_again_in_yet_another_store_is_lost_no_more() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.mirror = Mirror(world.registry, first_pause=0.0, settle=TIMEOUT)
+        called = asyncio.Event()
+        world.mirror.on_replaced = called.set
+        async with running(world):
+            await world.mirror.caught_up(0)
+            drain: tuple[Key, Noun] = DrainKey("a"), Drain("a", 1.0)
+            await world.put(HOST, drain)
+            for identity in (2, 3):
+                world.store = replaced(world, identity, past=100 * identity)
+                await called.wait()
+                called.clear()
+                if identity == 3:
+                    assert world.mirror.lost_drains == {"a"}
+                    say_briefly(world.store, drain)
+                world.store.apply([Put(str(HOST[0]), encode(HOST[1]))])
+                await world.mirror.caught_up(world.store.revision)
+            assert world.mirror.lost_drains == set()
+
+    asyncio.run(scenario())
+
+
+def say_briefly(store: MemoryStore, *pairs: tuple[Key, Noun]) -> None:
+    store.apply([Put(str(key), encode(noun)) for key, noun in pairs])
+    store.apply([Delete(str(key)) for key, _ in pairs])
+
+
+async def taken_in() -> None:
+    for _ in range(30):
+        await asyncio.sleep(0)
 
 
 def test_of_another_store_a_claim_that_was_not_there_is_not_taken_for_programmed() -> None:

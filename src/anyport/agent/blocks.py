@@ -148,12 +148,13 @@ class Blocks:
     async def _say_again(self) -> None:
         """The blocks that this host holds, in a store that does not know of them; before anybody
         claims another: their ports are in use here."""
-        for vip in self._hosted:
-            for block in self.own(vip):
-                key = str(ClaimKey(self._host, vip, block.first))
-                value = values.encode(Claim(block, self._host, 0))
+        for claim in rules.owners(self._mirror.cluster.claims.values()):
+            if claim.host == self._host:  # of whatever VIP: sockets may have outlived it here
+                key = str(ClaimKey(self._host, claim.block.vip, claim.block.first))
                 with contextlib.suppress(Conflict):  # it does by now
-                    await self._registry.write([Put(key, value)], [Unchanged(key, 0)])
+                    await self._registry.write(
+                        [Put(key, values.encode(claim))], [Unchanged(key, 0)]
+                    )
 
     async def _surrender(self, definition: Definition) -> None:
         """Claims that were beaten or refused, and those that the definition no longer permits.
@@ -209,8 +210,9 @@ class Blocks:
         # This one: what was sent before and is carried out late must not take the next one there.
         with contextlib.suppress(Conflict):
             this = Unchanged(key, claim.create_revision)
-            await self._caught_up(await self._registry.write([Delete(key)], [this]))
-        log.info("vip %s: gave ports %d-%d back", block.vip, block.first, block.last)
+            revision = await self._registry.write([Delete(key)], [this])
+            log.info("vip %s: gave ports %d-%d back", block.vip, block.first, block.last)
+            await self._caught_up(revision)
 
     async def _claim(self, definition: Definition) -> None:
         """Another block if few ports are free; those not yet routed count as free."""
@@ -218,8 +220,14 @@ class Blocks:
         if not definition.allows(self._host):
             return
         own = self._own_now(vip)
-        owned = sum(block.last - block.first + 1 for block in own)
-        lasting = [block for block in own if not rules.is_enumerated(definition, block)]
+        owned = sum(claim.block.last - claim.block.first + 1 for claim in own)
+        refused = self._refusals.get(vip, frozenset())  # those not named yet are waited for
+        lasting = [
+            claim.block
+            for claim in own
+            if claim.create_revision not in refused
+            and not rules.is_enumerated(definition, claim.block)
+        ]
         free = self._pools.free(vip) + self._pools.pending(vip, lasting)
         size = rules.wanted_size(free, owned - free, self._policy)
         if size == 0:
@@ -264,10 +272,10 @@ class Blocks:
         self._avoided = {block: at for block, at in self._avoided.items() if at > until}
         return {port for block in self._avoided for port in range(block.first, block.last + 1)}
 
-    def _own_now(self, vip: Address) -> list[PortBlock]:
+    def _own_now(self, vip: Address) -> list[Claim]:
         """As the registry has it, the claim of a moment ago included; `own` is as programmed."""
         owners = rules.owners(self._mirror.cluster.claims.values())
-        return [c.block for c in owners if c.block.vip == vip and c.host == self._host]
+        return [c for c in owners if c.block.vip == vip and c.host == self._host]
 
     async def _caught_up(self, revision: int) -> None:
         """The next decision is to see what was written. An emptied store never gets there."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 
 from anyport.agent.definitions import present_distributor
@@ -68,8 +69,9 @@ class Operator:
             ) from None
 
     async def delete(self, vip: Address) -> str | None:
-        entry = await self._entry(vip)
-        revision = await self._write([Delete(entry.key)])
+        if await self._find(vip) is None:
+            await self._say_again(vip)
+        revision = await self._write([Delete(str(DefinitionKey(vip)))])
 
         def gone() -> bool:
             cluster = self._mirror.cluster
@@ -105,13 +107,34 @@ class Operator:
         hosts = (cluster.hosts.get(host) for of, host in cluster.distributing if of == vip)
         return {host.mac for host in hosts if host is not None}
 
-    async def _entry(self, vip: Address) -> Entry:
+    async def _find(self, vip: Address) -> Entry | None:
         key = str(DefinitionKey(vip))
-        for entry in (await self._registry.list(key)).entries:
-            if entry.key == key:
-                return entry
-        known = ", ".join(str(v) for v in self._mirror.cluster.definitions) or "none"
-        raise UsageError(f"vip {vip} does not exist; those that do: {known}")
+        entries = (await self._registry.list(key)).entries
+        return next((entry for entry in entries if entry.key == key), None)
+
+    async def _entry(self, vip: Address) -> Entry:
+        entry = await self._find(vip)
+        if entry is None:
+            self._in_force(vip)
+            raise AnyportError(
+                f"vip {vip} is in force, but went with a store that is gone: "
+                f"`anyport vip add {vip}` says it again"
+            )
+        return entry
+
+    async def _say_again(self, vip: Address) -> None:
+        """What went with its store, before it is deleted: of what is not there no host would hear
+        that it goes."""
+        put = Put(str(DefinitionKey(vip)), values.encode(self._in_force(vip)))
+        with suppress(Conflict):
+            await self._write([put], [Unchanged(put.key, 0)])
+
+    def _in_force(self, vip: Address) -> Definition:
+        known = self._mirror.cluster.definitions
+        if vip not in known:
+            names = ", ".join(map(str, known)) or "none"
+            raise UsageError(f"vip {vip} does not exist; those that do: {names}")
+        return known[vip]
 
     async def _write(self, writes: Sequence[Write], require: Sequence[Unchanged] = ()) -> int:
         return await write(self._registry, writes, require, what="write definitions")

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from anyport.model import Claim, Cluster, Distributing
-from anyport.registry.base import Change, Changes, Entry, Listing
+from anyport.registry.base import Change, Changes, Deleted, Entry, Listing
 from anyport.registry.keys import (
     ClaimKey,
     ConnectionsKey,
@@ -67,7 +67,7 @@ class NewStore:
 
     def __init__(self, listing: Listing, entries: Entries) -> None:
         self._name = listing.store
-        self._revision = listing.revision
+        self.revision = listing.revision
         self._entries = {entry.key: entry for entry in listing.entries}
         absent = missing(listing, entries)
         self._unsaid = {key for key in absent if not isinstance(parse(key), _NOT_SAID_AGAIN)}
@@ -79,8 +79,17 @@ class NewStore:
         """Whether hosts have said again all that they had said in the other."""
         return not self._unsaid
 
+    def is_still(self, listing: Listing) -> bool:
+        """Whether that is of this one, and not of yet another."""
+        return not is_of_another_store(listing, self._name, self.revision, self._entries)
+
+    def relist(self, listing: Listing) -> None:
+        """After its watch broke off."""
+        gone = (Deleted(key) for key in missing(listing, self._entries))
+        self.add(Changes(listing.revision, (*gone, *listing.entries)))
+
     def add(self, changes: Changes) -> None:
-        self._revision = changes.revision
+        self.revision = changes.revision
         for change in changes.changes:
             self._unsaid.discard(change.key)
             if isinstance(change, Entry):
@@ -91,7 +100,7 @@ class NewStore:
                 self.withdrawn.add(change.key)
 
     def listing(self) -> Listing:
-        return Listing(self._revision, tuple(self._entries.values()), self._name)
+        return Listing(self.revision, tuple(self._entries.values()), self._name)
 
 
 class Kept:
@@ -114,6 +123,7 @@ class Kept:
         there = {entry.key for entry in listing.entries}
         counting = {_claim_key(claim) for claim in cluster.claims.values()}
         self.keys -= new.withdrawn
+        self.lost_drains -= {k.host for k in map(parse, new.withdrawn) if isinstance(k, DrainKey)}
         for text in missing(listing, entries) - new.withdrawn:
             match parse(text):
                 case DefinitionKey():

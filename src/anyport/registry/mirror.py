@@ -112,14 +112,18 @@ class Mirror:
         """Whether there was a complete listing; before it the cluster is not known."""
         self.stale_since: float | None = clock()
         """When the registry was lost, by `clock`; None: what is shown is current."""
-        self.settling = False
-        """The store is another; what is shown was in the one before. Hosts say again what they
-        have, and nothing new."""
+        self._new: NewStore | None = None
         self.on_replaced: Callable[[], None] = lambda: None
-        """Called when that begins."""
+        """Called when `settling` begins, and again if that store was lost meanwhile."""
         self.on_own: Callable[[Mapping[str, bytes | None], int], None] = lambda said, revision: None
         """Called with what has changed, up to a revision, of what goes with the reader's lease: key
         -> value, or None. Not when it went with the lease."""
+
+    @property
+    def settling(self) -> bool:
+        """The store is another; what is shown was in the one before. Hosts say again what they
+        have, and nothing new."""
+        return self._new is not None
 
     @property
     def emptied(self) -> bool:
@@ -207,22 +211,25 @@ class Mirror:
 
     async def _settled(self, listing: Listing) -> Listing:
         """What the store has once it has all that hosts had said, or has had the time for that."""
-        log.error(
-            "registry: another store than before, emptied or restored; what is in force stays"
-        )
-        self.settling = True
+        if self._new is not None and self._new.is_still(listing):
+            self._new.relist(listing)
+        else:
+            log.error(
+                "registry: another store than before, emptied or restored; what is in force stays"
+            )
+            self._new = NewStore(listing, self._entries)
+        new = self._new
         self.on_replaced()
-        new = NewStore(listing, self._entries)
-        with suppress(TimeoutError):
+        with suppress(TimeoutError):  # from now on: out of reach, hosts could not say anything
             async with asyncio.timeout(self._settle):
-                await self._fill(new, listing.revision)
+                await self._fill(new)
         for key, noun in self._kept.keep(new, self._entries, self.cluster).items():
             self._tables.set(key, noun, Touched())
         return new.listing()
 
-    async def _fill(self, new: NewStore, revision: int) -> None:
+    async def _fill(self, new: NewStore) -> None:
         """Watched, not listed from time to time: what is said and withdrawn leaves no trace."""
-        async with aclosing(self._registry.watch(self._prefix, revision)) as batches:
+        async with aclosing(self._registry.watch(self._prefix, new.revision)) as batches:
             while not new.is_complete:
                 new.add(await anext(batches))
 
@@ -230,7 +237,7 @@ class Mirror:
         if self.stale_since is not None:
             log.info("registry: %d keys listed", len(listing.entries))
         self.stale_since = None
-        self.settling = False
+        self._new = None
         self._store = listing.store
         changes: list[Change] = [
             Deleted(key) for key in missing(listing, self._entries) - self._kept.keys
