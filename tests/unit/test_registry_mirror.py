@@ -96,6 +96,17 @@ async def running(world: World) -> AsyncIterator[World]:
         await asyncio.wait({task})
 
 
+@asynccontextmanager
+async def waiting() -> AsyncIterator[tuple[World, asyncio.Event]]:
+    """Its mirror waits for what hosts say again in another store, and sets the event then."""
+    world, called = World(), asyncio.Event()
+    world.mirror = Mirror(world.registry, first_pause=0.0, settle=TIMEOUT)
+    world.mirror.on_replaced = called.set
+    async with running(world):
+        await world.mirror.caught_up(0)
+        yield world, called
+
+
 def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
     async def run() -> None:
         async with running(World()) as world:
@@ -421,12 +432,7 @@ def test_what_hosts_say_again_in_another_store_was_never_gone() -> None:
     """The mirror shows the old store until the new one has it, and calls for it."""
 
     async def scenario() -> None:
-        world = World()
-        world.mirror = Mirror(world.registry, first_pause=0.0, settle=TIMEOUT)
-        called = asyncio.Event()
-        world.mirror.on_replaced = called.set
-        async with running(world):
-            await world.mirror.caught_up(0)
+        async with waiting() as (world, called):
             definition = Definition(VIP)
             published = Distributing("a", 7, definition, 2, frozenset({2}))
             await world.put((DefinitionKey(VIP), definition), HOST, listener(), claim())
@@ -457,12 +463,7 @@ def test_what_is_said_in_another_store_and_withdrawn_again_is_withdrawn(
     """Before the mirror shows that store: no listing would tell."""
 
     async def scenario() -> None:
-        world = World()
-        world.mirror = Mirror(world.registry, first_pause=0.0, settle=TIMEOUT)
-        called = asyncio.Event()
-        world.mirror.on_replaced = called.set
-        async with running(world):
-            await world.mirror.caught_up(0)
+        async with waiting() as (world, called):
             definition: tuple[Key, Noun] = DefinitionKey(VIP), Definition(VIP)
             other: tuple[Key, Noun] = DefinitionKey(OTHER), Definition(OTHER)
             drains: list[tuple[Key, Noun]] = [(DrainKey(h), Drain(h, 1.0)) for h in ("a", "b")]
@@ -493,12 +494,7 @@ def test_what_is_said_in_another_store_and_withdrawn_again_is_withdrawn(
 
 def test_a_lost_drain_that_is_said_again_in_yet_another_store_is_lost_no_more() -> None:
     async def scenario() -> None:
-        world = World()
-        world.mirror = Mirror(world.registry, first_pause=0.0, settle=TIMEOUT)
-        called = asyncio.Event()
-        world.mirror.on_replaced = called.set
-        async with running(world):
-            await world.mirror.caught_up(0)
+        async with waiting() as (world, called):
             drain: tuple[Key, Noun] = DrainKey("a"), Drain("a", 1.0)
             await world.put(HOST, drain)
             for identity in (2, 3):
