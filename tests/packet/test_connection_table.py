@@ -87,13 +87,14 @@ def fill(world: World) -> None:
 
 
 def test_no_flood_of_syns_evicts_an_established_connection(small: World) -> None:
+    """And it goes through: but for a few, by the key of the day, that meet none but established."""
     known = set(establish(small, range(2000, 2060)))
     flood = range(10000, 13000)
     small.send(*(segment(w.SHARED, client_port=port) for port in flood))
     assert known <= client_ports(small)
     acks = small.send(*(segment(w.SHARED, ACK, client_port=port) for port in sorted(known)))
     assert set(acks) == {"established"}
-    assert 12999 in client_ports(small)
+    assert client_ports(small) & set(flood[-10:])
 
 
 def test_no_flood_of_syns_evicts_a_unique_port_s_connection(small: World) -> None:
