@@ -93,15 +93,19 @@ class Blocks:
         definition = self._hosted[vip]
         if not definition.allows(self._host):
             return ()
-        refused = self._refusals.get(vip, frozenset())
         return tuple(
             sorted(
                 claim.block
                 for claim in self._own.get(vip, ())
-                if claim not in self._leaving
-                and claim.create_revision not in refused
-                and not rules.is_enumerated(definition, claim.block)
+                if claim not in self._leaving and self._lasts(definition, claim)
             )
+        )
+
+    def _lasts(self, definition: Definition, claim: Claim) -> bool:
+        """Neither refused nor enumerated. Refusals that are not named yet are waited for."""
+        refused = self._refusals.get(definition.vip, frozenset())
+        return claim.create_revision not in refused and not rules.is_enumerated(
+            definition, claim.block
         )
 
     def fresh(self, vip: Address) -> Callable[[int], bool]:
@@ -221,13 +225,7 @@ class Blocks:
             return
         own = self._own_now(vip)
         owned = sum(claim.block.last - claim.block.first + 1 for claim in own)
-        refused = self._refusals.get(vip, frozenset())  # those not named yet are waited for
-        lasting = [
-            claim.block
-            for claim in own
-            if claim.create_revision not in refused
-            and not rules.is_enumerated(definition, claim.block)
-        ]
+        lasting = [claim.block for claim in own if self._lasts(definition, claim)]
         free = self._pools.free(vip) + self._pools.pending(vip, lasting)
         size = rules.wanted_size(free, owned - free, self._policy)
         if size == 0:
